@@ -1,0 +1,165 @@
+"""What people decide, declared once: a field's docstring is its help in the command line, the form and the docs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.text import Text
+
+Quant = Literal["bf16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
+"""A precision of a GGUF file, by llama.cpp's own names."""
+
+QUANTS: tuple[Quant, ...] = ("bf16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")
+
+StageName = Literal["train", "merge", "gguf", "certify", "eval", "ollama"]
+"""A stage over a run directory, by the name that the worker is started with."""
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Frozen(BaseModel):
+    """A value: cannot change, refuses unknown keys, and takes each field's help from its docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Architecture(Frozen):
+    """The numbers of a model that memory and time follow from; the names are those of its `config.json`."""
+
+    num_hidden_layers: Positive
+    hidden_size: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    intermediate_size: Positive
+    vocab_size: Positive
+    tie_word_embeddings: bool
+
+
+class DatasetSpec(Frozen):
+    """Which rows to learn from, and which to keep back."""
+
+    path: str = ""
+    """The file to learn from (JSON Lines)."""
+    format: str = "auto"
+    """How a row is written: auto, messages, sharegpt, instruction or prompt_completion."""
+    eval_path: str = ""
+    """A separate file of held-out rows; empty: a share of the data is kept back."""
+    eval_fraction: Share = 0.04
+    """Share of the rows that is kept back when there is no separate file (at most 500 rows)."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """Use only the first so many rows, for a trial run."""
+
+
+class LoraSpec(Frozen):
+    """The adapter."""
+
+    rank: Positive = 16
+    """Rank of the adapter. 16 holds a few thousand rows; 64 and more for large data sets."""
+    alpha: Positive = 32
+    """Scale of the adapter, usually twice the rank."""
+    dropout: Share = 0.0
+    """Dropout inside the adapter. Above 0 it costs memory and time."""
+
+
+class TrainSpec(Frozen):
+    """How to train."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, lt=1)
+    """Peak learning rate. LoRA wants about ten times that of full fine-tuning; 1e-4 for large models."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: Share = 0.03
+    """Share of the steps over which the learning rate rises to its peak."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of the adapter's weights at each step."""
+    epochs: float = Field(default=3, gt=0)
+    """How often each row is seen."""
+    max_steps: int | None = Field(default=None, gt=0)
+    """Stop after so many optimizer steps, whatever the epochs say."""
+    max_length: int = Field(default=2048, ge=16)
+    """Longest row in tokens; what is longer is cut, and counted."""
+    micro_batch_size: Positive = 1
+    """Rows in one forward pass. Costs memory; does not change what is learned."""
+    gradient_accumulation_steps: Positive = 16
+    """Forward passes to one optimizer step; times the micro-batch this is the effective batch."""
+    quantization: Literal["nf4", "none"] = "nf4"
+    """nf4: the base in 4 bits (QLoRA); none: in 16 bits (LoRA)."""
+    gradient_checkpointing: bool = True
+    """Compute activations twice instead of keeping them: less memory, about a fifth slower."""
+    optimizer: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch_fused"
+    """The optimizer, by transformers' name."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    eval_steps: Positive = 100
+    """Measure the held-out loss every so many steps."""
+    save_steps: Positive = 100
+    """Write a checkpoint every so many steps."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many of the newest checkpoints to keep."""
+    score_rows: int = Field(default=64, ge=0)
+    """Held-out rows to answer before and after training, for exact match (0: none)."""
+    seed: int = 3407
+    """Seed of the order of rows and of the adapter's start."""
+
+
+class ExportSpec(Frozen):
+    """What to make of the trained adapter."""
+
+    quants: tuple[Quant, ...] = Field(default=("Q4_K_M",), min_length=1)
+    """GGUF files to make, beside the bf16 one that they are certified against."""
+
+
+class Preset(Frozen):
+    """A model with settings that are known to work for it."""
+
+    name: Text
+    """The name it is called by."""
+    title: Text
+    """The model's full name."""
+    model: str
+    """A Hugging Face id, or a folder (`./…` is beside the preset's file)."""
+    revision: str = "main"
+    """The hub's revision."""
+    family: str
+    """A family of engine/families.py."""
+    parameters: Positive
+    """How many weights the model has."""
+    download_bytes: Positive
+    """Size of its 16-bit weights on disk."""
+    context_length: Positive
+    """Longest text that the model was made for, in tokens."""
+    licence: Text
+    """The licence's name."""
+    licence_note: Text = ""
+    """A plain sentence on commercial use."""
+    gated: bool = False
+    """True if the hub wants an accepted licence before it gives the files."""
+    good_at: Text = ""
+    """What people take it for."""
+    architecture: Architecture
+    lora: LoraSpec = LoraSpec()
+    train: TrainSpec = TrainSpec()
+    export: ExportSpec = ExportSpec()
+    data: DatasetSpec = DatasetSpec()
+    """A data set that comes with the preset; only the demo has one."""
+    question: Text = ""
+    """A question to try the tuned model with; only the demo has one."""
+
+
+class StageOptions(Frozen):
+    """What one start of the worker may decide anew; everything else stands in the plan."""
+
+    resume: bool = False
+    """train: continue from the newest valid checkpoint."""
+    quants: tuple[Quant, ...] | None = None
+    """gguf, certify: these files instead of the plan's."""
+    name: str | None = None
+    """ollama: the name to create."""
+    replace: bool = False
+    """ollama: take a name that exists; also allows an export whose certificate failed."""
+    data: str | None = None
+    """eval: this file of rows instead of the held-out ones."""

@@ -1,0 +1,84 @@
+"""What a run writes, part by part, against the room there is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from engine.config import Preset, Quant
+from engine.families import FAMILIES
+from engine.paths import home
+from engine.presets import hub_cache, is_local
+from engine.units import MIB
+from engine.vram import Budget, Part, adapter_width
+
+BITS_PER_WEIGHT: dict[Quant, float] = {
+    "bf16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.56,
+    "Q5_K_M": 5.7,
+    "Q5_K_S": 5.57,
+    "Q4_K_M": 4.89,
+    "Q4_K_S": 4.67,
+    "Q3_K_M": 3.97,
+    "Q2_K": 3.16,
+}
+"""Of Llama-3.1-8B, by llama.cpp's tools/quantize/README.md (Q3_K_M, which it leaves out: between Q3_K_S and Q3_K_L)."""
+
+TOKENIZER_BYTES = 20 * MIB
+"""A tokenizer with its vocabulary, as each folder and GGUF file carries it."""
+
+
+def disk_budget(preset: Preset, *, on_cpu: bool, free_bytes: int | None = None) -> Budget:
+    """Everything that lies on the disk of finetui's home at the end of all stages; `free_bytes` None: asked now."""
+    parts = [("model download", _download_bytes(preset)), *_run_parts(preset, on_cpu=on_cpu)]
+    free = free_disk(home()) if free_bytes is None else free_bytes
+    found = tuple(Part(name=name, size_bytes=size) for name, size in parts if size)
+    return Budget(parts=found, available_bytes=free)
+
+
+def keep_bytes(preset: Preset, *, on_cpu: bool) -> int:
+    """What the run's own folder holds at the end."""
+    return sum(size for _, size in _run_parts(preset, on_cpu=on_cpu))
+
+
+def _run_parts(preset: Preset, *, on_cpu: bool) -> list[tuple[str, int]]:
+    adapter, checkpoint = _adapter_bytes(preset, on_cpu=on_cpu)
+    # While a checkpoint is written, the one that it replaces is still there.
+    parts = [("checkpoints", (preset.train.keep_checkpoints + 1) * checkpoint), ("adapter", adapter)]
+    parts.append(("merged model", 2 * preset.parameters + TOKENIZER_BYTES))
+    quants: tuple[Quant, ...] = tuple(dict.fromkeys(("bf16", *preset.export.quants)))
+    return parts + [(f"GGUF {quant}", gguf_bytes(preset, quant)) for quant in quants]
+
+
+def gguf_bytes(preset: Preset, quant: Quant) -> int:
+    """About what a GGUF file of the model takes."""
+    return int(preset.parameters * BITS_PER_WEIGHT[quant] / 8) + TOKENIZER_BYTES
+
+
+def _adapter_bytes(preset: Preset, *, on_cpu: bool) -> tuple[int, int]:
+    """The adapter's folder with its tokenizer, and a checkpoint: the adapter with Adam's two moments."""
+    weights = FAMILIES[preset.family].lora_parameters(preset.architecture, preset.lora.rank)
+    adapter = weights * adapter_width(preset.train, on_cpu=on_cpu)
+    return adapter + TOKENIZER_BYTES, 3 * adapter + MIB
+
+
+def _download_bytes(preset: Preset) -> int:
+    if is_local(preset) or not same_disk(hub_cache(), home()):
+        return 0
+    return preset.download_bytes
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """True if both paths lie, or would lie, on one file system."""
+    return existing(one).stat().st_dev == existing(other).stat().st_dev
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that may still be written at a path that may not exist yet."""
+    return shutil.disk_usage(existing(path)).free
