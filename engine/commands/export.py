@@ -1,0 +1,124 @@
+"""`merge`, `gguf`, `certify`, `ollama`, `eval`: one stage each over a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from engine import runs
+from engine.commands.arguments import Commands, add_command, add_quant, add_run
+from engine.commands.follow import run_stages
+from engine.commands.output import Output, error_data, mark, style, table
+from engine.commands.planning import absolute
+from engine.commands.summary import finish, summary
+from engine.config import StageName, StageOptions
+from engine.errors import ExitCode, FinetuiError
+from engine.events import Check
+from engine.state import RunState
+from engine.units import format_share
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands."""
+    parser = add_command(commands, "merge", "Fold the adapter into a 16-bit Hugging Face folder.", "finetui merge last")
+    add_run(parser)
+    parser.set_defaults(run=merge)
+
+    parser = add_command(
+        commands, "gguf", "Write GGUF files for llama.cpp and Ollama.", "finetui gguf last --quant Q4_K_M,Q8_0"
+    )
+    add_run(parser)
+    add_quant(parser)
+    parser.set_defaults(run=gguf)
+
+    parser = add_command(
+        commands, "certify", "Prove that the exported files are the model that was trained.", "finetui certify last"
+    )
+    add_run(parser)
+    add_quant(parser)
+    parser.set_defaults(run=certify)
+
+    parser = add_command(
+        commands, "ollama", "Put the model into a running Ollama.", "finetui ollama last --name support-desk"
+    )
+    add_run(parser)
+    add_quant(parser)
+    parser.add_argument("--name", metavar="N", dest="model_name", help="the name in Ollama (default: the run's)")
+    parser.add_argument("--replace", action="store_true", help="take a name that exists, or a failed certificate")
+    parser.set_defaults(run=ollama)
+
+    parser = add_command(
+        commands, "eval", "Score the model on held-out rows.", "finetui eval last --data heldout.jsonl"
+    )
+    add_run(parser)
+    parser.add_argument("--data", metavar="D", help="a JSON Lines file (default: the rows that were kept back)")
+    parser.set_defaults(run=evaluate)
+
+
+def merge(arguments: argparse.Namespace, output: Output) -> int:
+    """`finetui merge RUN`."""
+    return _run(arguments, output, "merge", StageOptions())
+
+
+def gguf(arguments: argparse.Namespace, output: Output) -> int:
+    """`finetui gguf RUN`."""
+    return _run(arguments, output, "gguf", StageOptions(quants=arguments.quant))
+
+
+def ollama(arguments: argparse.Namespace, output: Output) -> int:
+    """`finetui ollama RUN`."""
+    options = StageOptions(quants=arguments.quant, name=arguments.model_name, replace=arguments.replace)
+    return _run(arguments, output, "ollama", options)
+
+
+def _run(arguments: argparse.Namespace, output: Output, stage: StageName, options: StageOptions) -> int:
+    run = runs.find(arguments.name)
+    run_stages(run, [stage], output, options)
+    return finish(run, output, stage)
+
+
+def certify(arguments: argparse.Namespace, output: Output) -> int:
+    """`finetui certify RUN`: the certificate as a table, also when a line of it failed (exit 6)."""
+    run = runs.find(arguments.name)
+    failed: dict[str, Any] = {}
+    code = ExitCode.DONE
+    try:
+        run_stages(run, ["certify"], output, StageOptions(quants=arguments.quant))
+    except FinetuiError as error:
+        if error.code != ExitCode.CERTIFICATE:
+            raise
+        failed, code = {"error": error_data(error)}, error.code
+    info = runs.read(run)
+    output.result({**summary(info), **failed}, certificate_lines(info.state.checks))
+    return code
+
+
+def certificate_lines(checks: tuple[Check, ...]) -> list[str]:
+    """The certificate as a table: what was compared, the figure, its limit, and what to do where it failed."""
+    head = ("", "check", "form", "compared", "figure", "limit")
+    rows = [("✓" if c.passed else "✗", c.title, c.form, c.compared, c.figure, c.limit) for c in checks]
+    lines = [style(line, None if index else "dim") for index, line in enumerate(table([head, *rows]))]
+    failed = [check for check in checks if not check.passed]
+    lines += [f"→ {check.remedy}" for check in failed if check.remedy]
+    if failed:
+        return [*lines, mark("error", f"{len(failed)} of {len(checks)} checks failed", sys.stdout)]
+    return [*lines, mark("ok", f"all {len(checks)} checks passed", sys.stdout)]
+
+
+def evaluate(arguments: argparse.Namespace, output: Output) -> int:
+    """`finetui eval RUN`: the scores as a table."""
+    run = runs.find(arguments.name)
+    data = absolute(arguments.data) if arguments.data else None
+    state = run_stages(run, ["eval"], output, StageOptions(data=data))
+    output.result(summary(runs.read(run)), score_lines(state))
+    return ExitCode.DONE
+
+
+def score_lines(state: RunState) -> list[str]:
+    """Answers on held-out rows, a line for each form of the model."""
+    rows = [
+        (form, f"{score.exact} of {score.rows}", format_share(score.exact_match), f"{score.stopped} of {score.rows}")
+        for form, score in state.scores.items()
+    ]
+    return table([("form", "exact", "share", "ended by itself"), *rows], right={1, 2, 3})
