@@ -1,0 +1,257 @@
+"""The base model: claim the device, find the weights (here, or on the hub), load tokenizer and model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.errors import FinetuiError, MissingError
+from engine.plan import Plan
+from engine.text import clean_line
+from engine.worker.context import Context
+
+Device = Literal["cuda", "cpu"]
+
+WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*"]
+"""Files worth downloading: no pickles, no code, no second format of the same weights."""
+UNWANTED = ["original/*", "consolidated*", "onnx/*", "*.bin", "*.pth"]
+
+CARRIED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
+"""The tokenizer's files, carried from the base into every folder made from it."""
+
+PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>")
+"""Tokens that models carry for padding, or never use at the end of a turn."""
+
+
+def claim_device(plan: Plan) -> Device:
+    """Make exactly the planned GPU visible, then prove that it is the one torch sees. "cpu" hides every GPU.
+
+    Must come before anything in this process touches CUDA. Raises `MissingError` if the GPU is not there.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # trl reports each training to the hub otherwise
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if plan.device != "cuda" or plan.gpu is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # Threads that spin while they wait lose a multiple of the time when anything else runs on the machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        return "cpu"
+    if plan.gpu.uuid:
+        os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpu.uuid
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MissingError(
+            "The planned GPU cannot be used",
+            f"{plan.gpu.name} ({plan.gpu.uuid}) is not visible to torch {torch.__version__}",
+            ("`finetui doctor` says what is wrong.", "Plan again to use what this machine has now."),
+        )
+    _verify_uuid(plan.gpu.uuid, str(getattr(torch.cuda.get_device_properties(0), "uuid", "")))
+    return "cuda"
+
+
+def _verify_uuid(planned: str, seen: str) -> None:
+    bare = planned.removeprefix("GPU-")
+    # A MIG slice reports its parent's UUID, so only whole GPUs can be compared.
+    if planned.startswith("GPU-") and seen and seen.removeprefix("GPU-") != bare:
+        raise MissingError(
+            "torch sees another GPU than the planned one",
+            f"planned {planned}, seen {seen}",
+            ("Unset CUDA_VISIBLE_DEVICES and start again.",),
+        )
+
+
+def describe(device: Device) -> str:
+    """The device in words, for the phase that begins on it."""
+    import torch
+
+    if device == "cpu":
+        return f"the CPU, {torch.get_num_threads()} threads"
+    return clean_line(torch.cuda.get_device_name(0))
+
+
+def locate(context: Context) -> Path:
+    """The folder of the base's weights: the preset's own, the hub cache's, or downloaded into that cache.
+
+    Raises `MissingError` saying what to do: offline, gated, unknown model or revision, half a folder.
+    """
+    preset = context.plan.preset
+    folder = Path(preset.model).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or preset.model.startswith("."):
+            raise MissingError("The model's folder is not there", str(folder), ("Check `model` in the preset.",))
+        folder = _from_hub(context)
+    _require_whole(folder)
+    return folder
+
+
+def commit_of(folder: Path) -> str | None:
+    """The hub's commit of a cached snapshot (`…/snapshots/<commit>`); None for a folder of one's own."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _from_hub(context: Context) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    preset = context.plan.preset
+    arguments: dict[str, Any] = {
+        "repo_id": preset.model,
+        "revision": preset.revision,
+        "allow_patterns": WANTED,
+        "ignore_patterns": UNWANTED,
+    }
+    try:
+        folder = Path(snapshot_download(**arguments, local_files_only=True))
+        _require_whole(folder)
+        return folder
+    except (LocalEntryNotFoundError, MissingError):
+        context.phase(f"downloading {preset.model}")
+    with _hub_errors(preset.model, preset.revision):
+        return Path(snapshot_download(**arguments, tqdm_class=_progress_bar(context)))
+
+
+def _progress_bar(context: Context) -> type:
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        """Tells the run's events instead of drawing; a stop request ends the download (it continues later)."""
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            self._in_bytes = settings.get("name") == "huggingface_hub.snapshot_download"
+            self._done = 0.0
+            super().__init__(*arguments, **{**settings, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            context.check_stop()
+            self._done += n or 0
+            if self._in_bytes:
+                total = max(float(self.total or 0), self._done)
+                context.progress(self._done, total, "bytes", "download")
+            return None
+
+    return Bar
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    http_error: type[BaseException] = errors.HfHubHTTPError.__mro__[
+        1
+    ]  # of whichever HTTP client the hub's library uses
+    page = f"https://huggingface.co/{repo}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        hints: tuple[str, ...] = (
+            f"Accept the licence at {page}",
+            "then `hf auth login`, or set HF_TOKEN, and start again.",
+        )
+        raise MissingError(f"{repo} is gated", clean_line(str(error)), hints) from error
+    except errors.RepositoryNotFoundError as error:
+        hints = ("Check the name in the preset.", "If it is private: `hf auth login`, or set HF_TOKEN.")
+        raise MissingError(f"The hub has no {repo}", clean_line(str(error)), hints) from error
+    except errors.RevisionNotFoundError as error:
+        raise MissingError(f"{repo} has no revision {revision}", page, ("Check `revision` in the preset.",)) from error
+    except errors.HfHubHTTPError as error:
+        hints = ("401 or 403: `hf auth login`, or set HF_TOKEN.", "429 or 5xx: wait and start again.")
+        raise MissingError(f"{repo} could not be downloaded", clean_line(str(error)), hints) from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, http_error) as error:
+        hints = (
+            "Connect to the network (and unset HF_HUB_OFFLINE), then start again; a download continues.",
+            f"Or fetch it elsewhere with `hf download {repo}` and name the folder as `model` in a preset.",
+            "Or use a model that is here: `finetui presets`.",
+        )
+        raise MissingError(f"{repo} is not on this machine", clean_line(str(error)), hints) from error
+
+
+def _require_whole(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    missing = [name for name in ["config.json", *names] if not (folder / name).is_file()]
+    if missing:
+        raise MissingError(
+            "The model's folder is not whole",
+            f"{folder} has no {clean_line(', '.join(missing))}",
+            ("finetui reads safetensors weights only; a folder with pickled weights (.bin) must be converted.",),
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, with a padding token that is not the end of a turn where the model has one.
+
+    Raises `MissingError` if there is none, or it cannot tell where its tokens stand in the text.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise MissingError("The tokenizer cannot be loaded", clean_line(f"{folder}: {error}", 400)) from error
+    if not tokenizer.is_fast:
+        raise MissingError("The tokenizer has no tokenizer.json", f"{folder}", ("Convert it to a fast tokenizer.",))
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        spare = (name for name in PADS if name in vocabulary and name != tokenizer.eos_token)
+        tokenizer.pad_token = next(spare, tokenizer.eos_token)
+    return tokenizer
+
+
+def load_base(context: Context, folder: Path, device: Device) -> Any:
+    """The base model, frozen: in NF4 with double quantization, or in 16 bits, as the plan says.
+
+    Computes in bfloat16 on a GPU and in float32 on the CPU, where bfloat16 is no faster and less exact.
+    Raises `MissingError` if transformers does not know the architecture, `FinetuiError` if nothing was quantized.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = context.plan.train.quantization == "nf4"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    context.phase(f"loading the model {'to NF4 ' if nf4 else ''}on {describe(device)}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            device_map={"": 0 if device == "cuda" else "cpu"},
+            quantization_config=config if nf4 else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise MissingError("The model cannot be loaded", clean_line(f"{folder}: {error}", 600)) from error
+    if nf4:
+        _require_nf4(context, model)
+    return model
+
+
+def _require_nf4(context: Context, model: Any) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if not layers or any(layer.weight.quant_state.quant_type != "nf4" for layer in layers):
+        raise FinetuiError(
+            "The model was not quantized",
+            f"{len(layers)} linear layers are in 4 bits",
+            ("Set train.quantization=none to train it in 16 bits.",),
+        )
+    for layer in layers:
+        # On CPUs with AVX512-BF16 bitsandbytes repacks the weights at the first inference: it rounds their scales
+        # to bfloat16 and leaves a layer without a backward pass, so training after an evaluation would be wrong.
+        layer.support_avx512bf16_for_cpu = False
+    double = sum(bool(layer.weight.quant_state.nested) for layer in layers)
+    context.finding("ok", f"{len(layers)} linear layers in NF4", f"{double} of them with double quantization")

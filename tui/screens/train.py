@@ -1,0 +1,239 @@
+"""Training: is it learning, is it healthy, when is it done, may I leave?"""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from engine import launch
+from engine.errors import UsageError
+from engine.paths import RunDir
+from engine.plan import Plan
+from engine.runs import load_plan
+from engine.state import RunState, Status
+from engine.text import clean_line
+from engine.units import format_count, format_duration
+from tui import messages, verbs
+from tui.feeds import GpuFeed, RunFeed
+from tui.modals.confirm import ConfirmModal
+from tui.widgets.columns import Section
+from tui.widgets.gpu_panel import GpuPanel
+from tui.widgets.log_tail import LogTail
+from tui.widgets.loss_chart import LossChart
+from tui.widgets.outcome import Outcome, outcome
+from tui.widgets.run_text import (
+    age,
+    findings_text,
+    mark_of,
+    phase_text,
+    plan_line,
+    samples_text,
+    stage_of,
+)
+from tui.widgets.title_bar import TitleBar
+from tui.widgets.trend import Trend
+
+LOG_LINES = 200
+
+
+class TrainScreen(Screen[None]):
+    """One run, live or as it ended. Leaving it changes nothing about the run."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
+    BINDINGS = [
+        Binding("s", "stop", "Stop", tooltip="stop after this step; what was learned is saved"),
+        Binding("x", "kill", "Stop now", tooltip="end the worker at once (asks first)"),
+        Binding("r", "resume", "Resume", tooltip="continue from the newest checkpoint"),
+        Binding("e", "export", "Export", tooltip="merge, GGUF, certificate, Ollama"),
+        Binding("t", "chat", "Chat", tooltip="talk to the tuned model"),
+        Binding("l", "log", "Log", tooltip="the worker's own output"),
+        Binding("q,escape", "app.back", "Leave", key_display="q", tooltip="back; a run keeps running"),
+    ]
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self.run = run
+        self.state: RunState = RunState()
+        self.status: Status | None = None
+        self.plan, self.problem = _plan_of(run)
+        self._stop_asked = False
+        self._feeds = (RunFeed(self, run), GpuFeed(self, run))
+
+    def compose(self) -> ComposeResult:
+        """Chart and machine, then what was found and what the model answers."""
+        yield TitleBar()
+        yield Outcome(id="outcome")
+        yield Static(id="phase")
+        with Container(id="body"):
+            yield LossChart(id="loss")
+            with Container(id="side"):
+                with Vertical(id="machine"):
+                    yield GpuPanel(id="gpu")
+                    yield Static(id="kept")
+                with Vertical(id="trends"):
+                    yield Trend("learning rate", lambda step: step.lr, "{:.2g}".format, id="lr")
+                    yield Trend("gradient norm", lambda step: step.grad_norm, "{:.3f}".format, id="norm")
+                    yield Trend("tokens/s", lambda step: step.tokens_per_s, "{:,.0f}".format, id="speed")
+        with Horizontal(id="notes"):
+            with Vertical():
+                yield Section("findings")
+                yield VerticalScroll(Static(id="findings"))
+            with Vertical():
+                yield Section("answers", id="answers-title")
+                yield VerticalScroll(Static(id="samples"))
+        yield LogTail(id="log")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Begin to follow."""
+        self.query_one(LogTail).display = False
+        panel = self.query_one(GpuPanel)
+        if self.plan is not None:
+            panel.planned_bytes = self.plan.vram.needed_bytes or None
+            panel.uuid = self.plan.gpu.uuid if self.plan.gpu else ""
+        self._show()
+        self.set_interval(1.0, self._tick)
+        for feed in self._feeds:
+            feed.start()
+
+    def on_unmount(self) -> None:
+        """Nobody looks any more."""
+        for feed in self._feeds:
+            feed.stop()
+
+    def on_run_changed(self, event: messages.RunChanged) -> None:
+        """New events, or the worker came or went."""
+        if event.status is not Status.RUNNING:
+            self._stop_asked = False
+        self.state, self.status = event.state, event.status
+        self._show()
+        self.refresh_bindings()
+
+    def on_gpu_changed(self, event: messages.GpuChanged) -> None:
+        """A new reading."""
+        panel = self.query_one(GpuPanel)
+        panel.status, panel.usage = event.status, event.usage
+
+    def _show(self) -> None:
+        state, status = self.state, self.status
+        chart = self.query_one(LossChart)
+        chart.evals, chart.steps = state.evals, state.steps
+        chart.empty = self.problem or "the first step comes after loading"
+        for trend in self.query(Trend):
+            trend.steps = state.steps
+        self.query_one("#findings", Static).update(findings_text(state))
+        self.query_one("#samples", Static).update(samples_text(state))
+        self.query_one("#answers-title", Section).title = (
+            f"at step {state.samples[-1].step:,} the model answers" if state.samples else "answers"
+        )
+        self._show_outcome()
+        if status is not None:
+            phase = phase_text(state, status)
+            self.query_one("#phase", Static).update(phase)
+            self.query_one("#phase").display = bool(phase) and not self._stepping
+        self._tick()
+
+    @property
+    def _stepping(self) -> bool:
+        """True while steps come: then the chart says more than a phase."""
+        stage = stage_of(self.state)
+        return stage is not None and stage.name == "train" and bool(self.state.steps) and stage.progress is None
+
+    def _show_outcome(self) -> None:
+        panel = self.query_one(Outcome)
+        panel.state, panel.status = self.state, self.status
+        panel.tail = launch.log_tail(self.run, 4) if self.status is Status.LOST else ""
+        panel.display = self.status is not None and bool(outcome(self.state, self.status))
+
+    def _tick(self) -> None:
+        """What changes with time alone: the title's time left, the age of the checkpoint, the log."""
+        bar = self.query_one(TitleBar)
+        bar.left, bar.right = self._title(), self._where()
+        self.query_one(GpuPanel).device = clean_line(stage.device) if (stage := stage_of(self.state)) else ""
+        self.query_one("#kept", Static).update(self._kept())
+        log = self.query_one(LogTail)
+        if log.display:
+            log.text = launch.log_tail(self.run, LOG_LINES)
+
+    def _title(self) -> Content:
+        name = clean_line(self.plan.slug if self.plan else self.run.name)
+        mark = mark_of(self.state, self.status).content() if self.status is not None else Content("")
+        return Content.assemble((name, "bold $tuned"), "  ", mark, (f"  {plan_line(self.plan)}", "$quiet"))
+
+    def _where(self) -> Content:
+        last = self.state.last_step
+        if self._stop_asked:
+            return Content.styled("‖ stopping after this step…", "$warning")
+        if last is None:
+            return Content.styled(f"{self.plan.steps:,} steps planned" if self.plan else "", "$quiet")
+        parts = [f"step {last.step}/{last.steps}", f"epoch {last.epoch:.2f}"]
+        if self.status is Status.RUNNING and self._stepping and self.state.left_s is not None:
+            parts.append(f"{format_duration(self.state.left_s)} left")
+        return Content(" · ".join(parts))
+
+    def _kept(self) -> Content:
+        lines = []
+        if self.state.checkpoints:
+            kept = self.state.checkpoints[-1]
+            lines.append(Content.assemble(("✓ ", "$success"), f"checkpoint {kept.step:,}", f"   {age(kept.t)} ago"))
+        else:
+            lines.append(Content.styled("no checkpoint yet", "$quiet"))
+        last = self.state.last_step
+        if last is not None and last.trained_tokens is not None:
+            lines.append(Content(f"{format_count(last.trained_tokens)} tokens trained"))
+        return Content("\n").join(lines)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Offer what the run's status allows."""
+        return verbs.allowed(action, self.state, self.status)
+
+    def action_stop(self) -> None:
+        """Ask the worker to stop at its next safe point."""
+        self._stop_asked = launch.request_stop(self.run)
+        self._tick()
+
+    def action_kill(self) -> None:
+        """Ask, then end the worker."""
+        kept = self.state.checkpoints[-1].step if self.state.checkpoints else None
+        saved = f"What was learned since step {kept:,} is lost." if kept else "Nothing was saved yet: all is lost."
+        modal = ConfirmModal(f"Stop {clean_line(self.run.name)} now?", saved, "y Stop now", "n Keep running")
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                verbs.attempt(self, lambda: launch.kill(self.run))
+
+        self.app.push_screen(modal, answered)
+
+    def action_resume(self) -> None:
+        """Start the worker again."""
+        verbs.resume(self, self.run, self.state)
+
+    def action_export(self) -> None:
+        """Go to the export."""
+        self.post_message(messages.Open("export", self.run))
+
+    def action_chat(self) -> None:
+        """Go to the chat."""
+        self.post_message(messages.Open("chat", self.run))
+
+    def action_log(self) -> None:
+        """The log instead of findings and answers, and back."""
+        log = self.query_one(LogTail)
+        log.display = not log.display
+        self.query_one("#notes").display = not log.display
+        if log.display:
+            log.focus()
+        self._tick()
+
+
+def _plan_of(run: RunDir) -> tuple[Plan | None, str]:
+    """The plan, or why it cannot be read: the events can be shown all the same."""
+    try:
+        return load_plan(run), ""
+    except UsageError as error:
+        return None, clean_line(str(error))
