@@ -25,8 +25,8 @@ BITS_PER_WEIGHT: dict[Quant, float] = {
 }
 """Of Llama-3.1-8B, by llama.cpp's tools/quantize/README.md (Q3_K_M, which it leaves out: between Q3_K_S and Q3_K_L)."""
 
-TOKENIZER_BYTES = 20 * MIB
-"""A tokenizer with its vocabulary, as each folder and GGUF file carries it."""
+TOKEN_BYTES = 150
+"""A token of the vocabulary in a tokenizer.json: 17 MB for the 128,256 of Llama 3. A GGUF file needs less."""
 
 
 def disk_budget(preset: Preset, *, on_cpu: bool, free_bytes: int | None = None) -> Budget:
@@ -46,21 +46,25 @@ def _run_parts(preset: Preset, *, on_cpu: bool) -> list[tuple[str, int]]:
     adapter, checkpoint = _adapter_bytes(preset, on_cpu=on_cpu)
     # While a checkpoint is written, the one that it replaces is still there.
     parts = [("checkpoints", (preset.train.keep_checkpoints + 1) * checkpoint), ("adapter", adapter)]
-    parts.append(("merged model", 2 * preset.parameters + TOKENIZER_BYTES))
+    parts.append(("merged model", 2 * preset.parameters + _tokenizer_bytes(preset)))
     quants: tuple[Quant, ...] = tuple(dict.fromkeys(("bf16", *preset.export.quants)))
     return parts + [(f"GGUF {quant}", gguf_bytes(preset, quant)) for quant in quants]
 
 
 def gguf_bytes(preset: Preset, quant: Quant) -> int:
     """About what a GGUF file of the model takes."""
-    return int(preset.parameters * BITS_PER_WEIGHT[quant] / 8) + TOKENIZER_BYTES
+    return int(preset.parameters * BITS_PER_WEIGHT[quant] / 8) + _tokenizer_bytes(preset)
+
+
+def _tokenizer_bytes(preset: Preset) -> int:
+    return TOKEN_BYTES * preset.architecture.vocab_size
 
 
 def _adapter_bytes(preset: Preset, *, on_cpu: bool) -> tuple[int, int]:
     """The adapter's folder with its tokenizer, and a checkpoint: the adapter with Adam's two moments."""
     weights = FAMILIES[preset.family].lora_parameters(preset.architecture, preset.lora.rank)
     adapter = weights * adapter_width(preset.train, on_cpu=on_cpu)
-    return adapter + TOKENIZER_BYTES, 3 * adapter + MIB
+    return adapter + _tokenizer_bytes(preset), 3 * adapter + MIB
 
 
 def _download_bytes(preset: Preset) -> int:
