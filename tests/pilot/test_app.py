@@ -27,7 +27,7 @@ from tui.modals.help import HelpModal
 from tui.screens.home import HomeScreen
 from tui.screens.train import TrainScreen
 
-HEAVY = "'torch', 'transformers', 'numpy', 'textual_plot', 'httpx', 'pynvml', 'psutil', 'pydantic'"
+HEAVY = "'torch', 'transformers', 'numpy', 'httpx', 'pynvml', 'psutil', 'pydantic'"
 
 
 @contextlib.contextmanager
