@@ -122,7 +122,7 @@ class PresetTable(OptionList):
     def _columns(self, name: Content, size: Content, fit: Content, licence: Content, here: Content) -> Content:
         widths = [max((len(row.preset.name) for row in self.rows), default=8), 7]
         widths.append(max((len(row.fit) + 2 for row in self.rows), default=12))
-        room = self.size.width - 2 - sum(widths) - 5 - 4 * 2
+        room = self.scrollable_content_region.width - 2 - sum(widths) - 5 - 4 * 2
         widths[2] += min(room - 8, 0)
         return line(
             cell(name, widths[0]),

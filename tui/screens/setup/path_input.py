@@ -1,0 +1,105 @@
+"""A line for a path, completed from the file system, and the tree to choose a file from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.text import Text
+from textual.binding import Binding
+from textual.suggester import Suggester
+from textual.widgets import DirectoryTree
+
+from engine.text import clean
+from tui.widgets.clean_input import CleanInput
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt")
+MANY = 5_000
+"""Names of one folder that are looked at for a completion."""
+
+
+class PathSuggester(Suggester):
+    """Completes the last part of a path; folders end with a slash."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """The first path that begins like this, or None."""
+        return await asyncio.to_thread(complete, value)
+
+
+def complete(value: str) -> str | None:
+    """The first file (of a kind that data come in) or folder, by name, whose path begins with `value`."""
+    folder, slash, prefix = value.rpartition("/")
+    if not value or prefix in (".", "..", "~"):
+        return None
+    try:
+        names = sorted(_names(Path(folder + slash or ".").expanduser(), prefix))
+    except (OSError, ValueError, RuntimeError):  # no such folder, not a path at all, or no such user's home
+        return None
+    return folder + slash + names[0] if names else None
+
+
+def _names(folder: Path, prefix: str) -> Iterable[str]:
+    for index, path in enumerate(folder.iterdir()):
+        if index > MANY:
+            return
+        name = path.name
+        if not name.startswith(prefix) or clean(name) != name or (name.startswith(".") and not prefix):
+            continue
+        if path.is_dir():
+            yield f"{name}/"
+        elif path.suffix in SUFFIXES:
+            yield name
+
+
+class PathInput(CleanInput):
+    """Tab takes the completion; with none to take it moves on."""
+
+    BINDINGS = [
+        Binding("enter", "submit", "Next", tooltip="read the file; go on once it is read"),
+        Binding("tab", "complete", "Complete", tooltip="take the completion that is shown"),
+    ]
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(
+            placeholder="a JSON Lines file: one conversation a line",
+            suggester=PathSuggester(),
+            id=id,
+            select_on_focus=False,
+        )
+
+    def action_complete(self) -> None:
+        """Take the completion, or go on to the next widget."""
+        if self._suggestion and self._suggestion != self.value:
+            self.value = self._suggestion
+            self.cursor_position = len(self.value)
+        else:
+            self.screen.focus_next()
+
+
+class DataTree(DirectoryTree):
+    """The folders and the files that data come in; names are shown as they are, never as markup."""
+
+    BINDINGS = [
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+        Binding("l", "select_cursor", "Open", show=False),
+    ]
+
+    def process_label(self, label: str | Text) -> Text:
+        """A file's name may hold brackets and escape sequences."""
+        return Text(clean(label)) if isinstance(label, str) else label
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        """No hidden names, no files of other kinds."""
+        return [path for path in paths if not path.name.startswith(".") and (_is_dir(path) or path.suffix in SUFFIXES)]
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
