@@ -188,16 +188,20 @@ def _require_whole(folder: Path) -> None:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, with a padding token that is not the end of a turn where the model has one.
 
-    Raises `MissingError` if there is none, or it cannot tell where its tokens stand in the text.
+    It is tokenizer.json as it stands, which is also what the export goes by. AutoTokenizer would take a class by the
+    names in the configs, so another one for an adapter's folder than for its base; and some of these classes rebuild
+    the tokenizer without parts of its file: SmolLM2's splitting of digits, an older Mistral's spaces.
+    Raises `MissingError` if there is no tokenizer.json or it cannot be loaded.
     """
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
+    if not (folder / "tokenizer.json").is_file():
+        hint = "Choose a model, or a copy of it, that ships tokenizer.json: tokenizer.model alone is not enough."
+        raise MissingError("The model has no tokenizer.json", clean_line(str(folder)), (hint,))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise MissingError("The tokenizer cannot be loaded", clean_line(f"{folder}: {error}", 400)) from error
-    if not tokenizer.is_fast:
-        raise MissingError("The tokenizer has no tokenizer.json", f"{folder}", ("Convert it to a fast tokenizer.",))
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         spare = (name for name in PADS if name in vocabulary and name != tokenizer.eos_token)

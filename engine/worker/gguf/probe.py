@@ -69,13 +69,16 @@ def choose_pre(
 ) -> tuple[str, tuple[str, ...]]:
     """The name that tokenizes as the model's own tokenizer, and strings that differ although they need not matter.
 
-    `folder` is for the trial files. Raises `RunError` if no known name gives the same ids.
+    A SentencePiece vocabulary has one name and gets its `add_space_prefix` here. `folder` is for the trial files.
+    Raises `RunError` if nothing that llama.cpp can do gives the same ids.
     """
-    candidates = ("default",) if vocabulary.model == "llama" else _candidates(tokenizer, family)
-    expected = _Expected(tokenizer)
+    spm = vocabulary.model == "llama"
+    candidates = [("default", space) for space in (False, True)] if spm else _byte_level(tokenizer, family)
+    expected = _Expected(tokenizer, _bos(vocabulary) if spm else "")
     fewest: tuple[int, str, str] | None = None
-    for name in candidates:
-        wrong = expected.wrong(_write_trial(folder / f"vocabulary.{name}.gguf", vocabulary, family, name))
+    for name, space in candidates:
+        vocabulary.add_space_prefix = space
+        wrong = expected.wrong(_write_trial(folder / "vocabulary.gguf", vocabulary, family, name))
         hard = [text for text in wrong if unicodedata.is_normalized("NFC", text)]
         if not hard:
             return name, tuple(wrong)
@@ -90,17 +93,32 @@ def choose_pre(
     )
 
 
+def _byte_level(tokenizer: Tokenizer, family: Family) -> list[tuple[str, bool | None]]:
+    return [(name, None) for name in _candidates(tokenizer, family)]
+
+
+def _bos(vocabulary: Vocabulary) -> str:
+    return vocabulary.tokens[vocabulary.special["bos"]] if "bos" in vocabulary.special else ""
+
+
 class _Expected:
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._plain = ids_of(tokenizer, STRINGS, special=False)
-        self._whole = ids_of(tokenizer, STRINGS, special=True)
+    """What the model's tokenizer says to `head` and each string.
+
+    SentencePiece is asked behind BOS, where every chat stands: a tokenizer may put a space in front of the first word
+    of a bare text only, llama.cpp puts it behind each special token or nowhere.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, head: str) -> None:
+        self._texts = [head + text for text in STRINGS]
+        self._plain = ids_of(tokenizer, self._texts, special=False)
+        self._whole = ids_of(tokenizer, self._texts, special=True)
 
     def wrong(self, file: Path) -> list[str]:
-        """Texts whose ids differ, without or with what is added at the ends (an implicit BOS shows only there)."""
+        """Strings whose ids differ, without or with what is added at the ends (an implicit BOS shows only there)."""
         with LlamaModel(file, vocab_only=True) as model:
             return [
-                text
-                for text, plain, whole in zip(STRINGS, self._plain, self._whole, strict=True)
+                string
+                for string, text, plain, whole in zip(STRINGS, self._texts, self._plain, self._whole, strict=True)
                 if model.tokenize(text) != plain or model.tokenize(text, add_bos=True) != whole
             ]
 

@@ -1,40 +1,35 @@
-"""SentencePiece vocabularies: Llama 2 and older Mistral models."""
+"""SentencePiece vocabularies (Mistral, Llama 2), read from tokenizer.json alone.
+
+`tokenizer.model` is not needed: its scores say which merge comes first, and the order of the merges in tokenizer.json,
+by which the model was trained, says the same. `probe.py` proves it by tokenizing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from typing import Any
 
-import gguf
-from sentencepiece import SentencePieceProcessor
-
-
-@dataclass
-class Pieces:
-    """The pieces of a SentencePiece model in order of their ids."""
-
-    tokens: list[str]
-    scores: list[float]
-    types: list[gguf.TokenType]
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def read_pieces(file: Path) -> Pieces:
-    """The pieces of `tokenizer.model`; their scores decide which merge comes first."""
-    model = SentencePieceProcessor()
-    model.LoadFromFile(str(file))
-    ids = range(model.vocab_size())
-    return Pieces(
-        [model.IdToPiece(token) for token in ids],
-        [float(model.GetScore(token)) for token in ids],
-        [_type(model, token) for token in ids],
-    )
+def is_byte(piece: str) -> bool:
+    """True for `<0x0A>` and its like, which stand for bytes of characters that have no token."""
+    return _BYTE.fullmatch(piece) is not None
 
 
-def _type(model: SentencePieceProcessor, token: int) -> gguf.TokenType:
-    if model.IsUnknown(token):
-        return gguf.TokenType.UNKNOWN
-    if model.IsControl(token):
-        return gguf.TokenType.CONTROL
-    if model.IsUnused(token):
-        return gguf.TokenType.UNUSED
-    return gguf.TokenType.BYTE if model.IsByte(token) else gguf.TokenType.NORMAL
+def scores(tokens: Sequence[str], raw: dict[str, Any]) -> list[float]:
+    """A score for each token: minus its place in the order of merges, after them in that of the ids.
+
+    llama.cpp joins first what has the highest score, whatever it is joined from. These are SentencePiece's own
+    numbers, https://github.com/google/sentencepiece/blob/master/src/bpe_model_trainer.cc; bytes and added tokens,
+    which nothing is joined to, have 0. `raw` is tokenizer.json; its merges are pairs, or in older files both halves in
+    one text.
+    """
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in raw["model"]["merges"])
+    merged = dict.fromkeys("".join(pair) for pair in pairs)
+    added = {token["content"] for token in raw["added_tokens"]}
+    single = (piece for piece in tokens if piece not in merged)
+    learned = (piece for piece in (*merged, *single) if piece not in added and not is_byte(piece))
+    order = {piece: -float(place) for place, piece in enumerate(learned)}
+    return [order.get(piece, 0.0) for piece in tokens]

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from engine.errors import MissingError, RunError
 from engine.text import clean_line
 from engine.worker.gguf import spm
-from engine.worker.model_files import read_json
 from engine.worker.template import SHIELD, chat_template, end_of_turn
 
 _PADDING_SCORE = -10000.0
@@ -36,6 +35,7 @@ class Vocabulary:
     """Ids by kind: bos, eos, eot, pad, unk …"""
     template: str | None = None
     add_space_prefix: bool | None = None
+    """Of SentencePiece: does llama.cpp put a space in front of text, also behind a special token? Set by trying."""
 
     def write(self, writer: gguf.GGUFWriter, pre: str) -> None:
         """Add everything to the file's metadata."""
@@ -75,16 +75,13 @@ def read_vocabulary(folder: Path, size: int, template_folder: Path | None = None
     """
     tokenizer = load_tokenizer(folder)
     raw = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    if raw["model"]["type"] == "BPE" and not raw["model"].get("byte_fallback"):
-        vocabulary = _byte_level(folder, tokenizer, raw)
-    elif (folder / "tokenizer.model").is_file():
-        vocabulary = _sentencepiece(folder, tokenizer, raw)
-    else:
+    if raw["model"]["type"] != "BPE":
         raise RunError(
             "This kind of tokenizer cannot be exported",
-            f"tokenizer.json: {clean_line(str(raw['model']['type']))} without tokenizer.model",
-            ("Exportable are byte-level BPE, and SentencePiece with its tokenizer.model.",),
+            f"tokenizer.json: {clean_line(str(raw['model']['type']))}",
+            ("Exportable is BPE: byte-level, or SentencePiece's with byte fallback.",),
         )
+    vocabulary = _read(folder, tokenizer, raw)
     vocabulary.template = chat_template(folder) or (chat_template(template_folder) if template_folder else None)
     if (turn := end_of_turn(folder)) is not None and turn != vocabulary.special.get("eos"):
         vocabulary.special["eot"] = turn
@@ -92,26 +89,20 @@ def read_vocabulary(folder: Path, size: int, template_folder: Path | None = None
     return vocabulary
 
 
-def _byte_level(folder: Path, tokenizer: Tokenizer, raw: dict[str, Any]) -> Vocabulary:
+def _read(folder: Path, tokenizer: Tokenizer, raw: dict[str, Any]) -> Vocabulary:
     by_id = {token: text for text, token in tokenizer.get_vocab(with_added_tokens=True).items()}
     last = max(by_id)
     tokens = [by_id.get(token, f"[PAD{token}]") for token in range(last + 1)]
     types = [gguf.TokenType.NORMAL if token in by_id else gguf.TokenType.UNUSED for token in range(last + 1)]
     known = gguf.SpecialVocab(folder, load_merges=True, n_vocab=len(tokens))
     vocabulary = Vocabulary("gpt2", tokens, types, *_added_ends(tokenizer, known.special_token_ids))
-    vocabulary.merges, vocabulary.special = known.merges, _writable(known.special_token_ids)
-    _mark_added(vocabulary, raw)
-    return vocabulary
-
-
-def _sentencepiece(folder: Path, tokenizer: Tokenizer, raw: dict[str, Any]) -> Vocabulary:
-    pieces = spm.read_pieces(folder / "tokenizer.model")
-    known = gguf.SpecialVocab(folder, n_vocab=tokenizer.get_vocab_size(with_added_tokens=True))
-    ends = _added_ends(tokenizer, known.special_token_ids)
-    vocabulary = Vocabulary("llama", pieces.tokens, pieces.types, *ends, scores=pieces.scores)
     vocabulary.special = _writable(known.special_token_ids)
-    vocabulary.add_space_prefix = read_json(folder / "tokenizer_config.json").get("add_prefix_space")
-    _pad(vocabulary, tokenizer.get_vocab_size(with_added_tokens=True))
+    if raw["model"].get("byte_fallback"):
+        vocabulary.model = "llama"
+        vocabulary.types = [gguf.TokenType.BYTE if spm.is_byte(text) else types[at] for at, text in enumerate(tokens)]
+        vocabulary.scores = spm.scores(tokens, raw)
+    else:
+        vocabulary.merges = known.merges
     _mark_added(vocabulary, raw)
     return vocabulary
 
@@ -134,8 +125,6 @@ def _mark_added(vocabulary: Vocabulary, raw: dict[str, Any]) -> None:
         if place >= len(vocabulary.tokens):
             continue
         control = token["special"] or (text.startswith("<|") and text.endswith("|>"))
-        if vocabulary.types[place] is gguf.TokenType.UNKNOWN:
-            continue
         vocabulary.types[place] = gguf.TokenType.CONTROL if control else gguf.TokenType.USER_DEFINED
         vocabulary.tokens[place] = text if control else text.replace("▁", " ")
         if vocabulary.scores:

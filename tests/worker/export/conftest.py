@@ -19,6 +19,8 @@ from engine.plan import DataSummary, Plan
 from engine.vram import Budget
 from engine.worker.context import Context
 
+from . import mistral
+
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,7 +45,9 @@ CORPUS = [
 
 
 def make_tokenizer(folder: Path, family: str) -> int:
-    """A byte-level BPE of the family's shape; returns the size of its vocabulary."""
+    """The tokenizer of a family's kind, byte-level BPE but for Mistral; returns the size of its vocabulary."""
+    if family.startswith("mistral"):
+        return mistral.make_tokenizer(folder, "legacy" if family.endswith("legacy") else "first")
     chatml = family != "llama"
     tokenizer = Tokenizer(models.BPE(ignore_merges=not chatml))
     if chatml:
@@ -97,7 +101,7 @@ def make_model(folder: Path, family: str, hidden: int = 64, **settings: Any) -> 
         "eos_token_id": 0,
         **settings,
     }
-    name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family]
+    name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}.get(family, "Mistral")
     torch.manual_seed(0)
     model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**shape))
     for parameter in model.parameters():

@@ -31,6 +31,9 @@ EXPLICIT = {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tok
 """Written by us always, by the converter only sometimes."""
 IMPLICIT = {"tokenizer.ggml.add_sep_token"}
 """Written by the converter from a post-processor for pairs of texts, which a language model has no use for."""
+DIFFERING = {"mistral": {"tokenizer.ggml.add_space_prefix"}}
+"""The converter copies `add_prefix_space` of tokenizer_config.json. Mistral v0.3 means by it the first word of a bare
+text, llama.cpp also what follows a special token: its file has two spaces behind `[INST]` where training had one."""
 
 pytestmark = pytest.mark.skipif(
     not SDIST, reason="FINETUI_LLAMA_CPP_SDIST does not name the unpacked llama-cpp-python sources"
@@ -64,6 +67,8 @@ def by_llama_cpp(folder: Path, out: Path, pre: str) -> gguf.GGUFReader:
         ("llama", "llama-bpe", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}),
         ("qwen2", "qwen2", {}),
         ("qwen3", "qwen2", {"head_dim": 32, "tie_word_embeddings": True}),
+        ("mistral", "default", {"vocab_size": 608}),
+        ("mistral-legacy", "default", {"vocab_size": 608}),
     ],
 )
 def test_same_tensors_and_metadata(
@@ -78,9 +83,9 @@ def test_same_tensors_and_metadata(
     mine, reference = metadata(ours), metadata(theirs)
     assert reference.keys() - mine.keys() <= IMPLICIT
     assert mine.keys() - reference.keys() <= EXPLICIT
-    assert {key: mine[key] for key in mine.keys() & reference.keys()} == {
-        key: reference[key] for key in mine.keys() & reference.keys()
-    }
+    shared = mine.keys() & reference.keys()
+    differing = {key for key in shared if mine[key] != reference[key]}
+    assert differing == DIFFERING.get(family, set())
 
 
 def metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
