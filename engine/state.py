@@ -102,6 +102,17 @@ class RunState:
             return None
         return (last.steps - last.step) * sum(recent) / len(recent)
 
+    @property
+    def certified(self) -> bool | None:
+        """Whether the newest certificate passed; None without one, or once something was made after it."""
+        certify = self.stages.get("certify")
+        if certify is None or certify.ended_t is None or not self.checks:
+            return None
+        makers = [stage for name, stage in self.stages.items() if name in ("train", "merge", "gguf")]
+        if any(stage.started_t > certify.started_t for stage in makers):
+            return None
+        return all(check.passed for check in self.checks)
+
     def status(self, locked: bool) -> Status:
         """The run's status, given whether a worker holds its lock."""
         if locked:

@@ -85,3 +85,25 @@ def test_progress_has_a_rate_within_its_label() -> None:
 def test_checkpoints_are_collected() -> None:
     state = fold(RunState(), [Checkpoint(step=3, path="checkpoints/checkpoint-3", size_bytes=1)])
     assert state.checkpoints[-1].step == 3
+
+
+def certified_run(passed: bool = True) -> RunState:
+    check = Check(form="bf16", title="a", compared="b", figure="c", limit="d", passed=passed)
+    events = [
+        Started(stage="gguf", pid=1, t=1.0),
+        Finished(stage="gguf", seconds=1, t=2.0),
+        Started(stage="certify", pid=1, t=3.0),
+        check,
+        Finished(stage="certify", seconds=1, t=4.0),
+    ]
+    return fold(RunState(), events)
+
+
+def test_a_certificate_holds_through_stages_that_make_nothing() -> None:
+    after = [Started(stage="eval", pid=1, t=5.0), Finished(stage="eval", seconds=1, t=6.0)]
+    assert fold(certified_run(), after).certified is True
+    assert certified_run(passed=False).certified is False
+
+
+def test_a_certificate_is_void_once_something_is_made_again() -> None:
+    assert fold(certified_run(), [Started(stage="gguf", pid=1, t=5.0)]).certified is None

@@ -35,8 +35,8 @@ def mark_of(state: RunState, status: Status) -> Mark:
     mark = STATUS[status.value]
     if status is Status.RUNNING and state.current is not None:
         return mark._replace(word=DOING[state.current])
-    if status is Status.FINISHED and state.checks and state.current in ("certify", "ollama"):
-        return CERTIFIED if all(check.passed for check in state.checks) else REFUTED
+    if status is Status.FINISHED and state.certified is not None:
+        return CERTIFIED if state.certified else REFUTED
     return mark
 
 
