@@ -58,6 +58,8 @@ class ChatSession:
     def __init__(self, model: Path, context_length: int = 4096) -> None:
         self.model = model
         self.context_length = context_length
+        self.note = ""
+        """Once started: why it does not run on the GPU as a whole."""
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._writing = threading.Lock()
@@ -85,6 +87,7 @@ class ChatSession:
             self.close()
             raise
         self.context_length = int(ready.get("context_length", self.context_length))
+        self.note = clean(str(ready.get("note", "")))
 
     def ask(
         self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0

@@ -6,16 +6,14 @@ import argparse
 import io
 import os
 import sys
-import time
-import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from engine import crash
 from engine.commands import export, health, planning, runs, talking, training
 from engine.commands.arguments import Parser, unknown
-from engine.commands.output import Output
+from engine.commands.output import Output, Unwritable, flush
 from engine.errors import ExitCode, FinetuiError, UsageError
-from engine.paths import home
 from engine.text import clean_line
 
 MODULES = (health, planning, training, runs, export, talking)
@@ -35,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Output(as_json="--json" in given)
     try:
         code = _run(given, output)
-        sys.stdout.flush()
+        flush()
     except BrokenPipeError:
         return _reader_left()
+    except Unwritable as error:
+        print(f"✗ Standard output cannot be written: {error}", file=sys.stderr)
+        return _reader_left(ExitCode.FIT)
     except FinetuiError as error:
         output.error(error)
         return error.code
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.error(FinetuiError("Interrupted", code=ExitCode.INTERRUPTED))
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: told in a sentence, kept whole in crash.log
-        output.error(_crashed(error, given))
+        output.error(crash.keep(error, given))
         return ExitCode.FAULT
     return code
 
@@ -76,7 +77,7 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"finetui {_version()}")
+    parser.add_argument("--version", action="version", version=f"finetui {crash.program_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in MODULES:
         module.add(commands)
@@ -97,40 +98,22 @@ def _stray(parser: Parser, given: list[str], extra: list[str]) -> UsageError:
     return UsageError("Too many arguments", clean_line(" ".join(extra)), (f"{command.prog} --help",))
 
 
-def _version() -> str:
-    try:
-        return version("finetui")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def _speak_safely() -> None:
+    # A closed stream (`finetui runs >&-`) is None in Python: what is said there is said to nobody.
+    sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open as long as the process
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     # A terminal that is not UTF-8 shows "?" for a symbol that it lacks; it must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-def _reader_left() -> int:
+def _reader_left(code: ExitCode = ExitCode.DONE) -> int:
     # `finetui tail … | head`: whoever read has enough. The descriptor is turned to /dev/null, so that the
     # interpreter's own flush at the end does not complain.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.DONE
-
-
-def _crashed(error: Exception, given: list[str]) -> FinetuiError:
-    sentence = clean_line(f"{type(error).__name__}: {error}", 400)
-    log = home() / "crash.log"
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"── {time.strftime('%Y-%m-%d %H:%M:%S')} finetui {_version()} {given}\n")
-            file.write("".join(traceback.format_exception(error)))
-    except OSError as unwritable:
-        hint = f"The traceback could not be kept: {log}: {unwritable.strerror}"
-    else:
-        hint = f"A defect of finetui; the traceback is in {log}. Please report it."
-    return FinetuiError("Something unexpected went wrong", sentence, (hint,))
+    return code
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.text import Text
+from engine.text import Text, clean_line
 
 Quant = Literal["bf16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
 """A precision of a GGUF file, by llama.cpp's own names."""
@@ -24,6 +24,13 @@ class Frozen(BaseModel):
     """A value: cannot change, refuses unknown keys, and takes each field's help from its docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first of pydantic's findings in one line, with the key that it is about, for a file that machines write."""
+    detail = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in detail["loc"])
+    return clean_line(f"{place}: {detail['msg']}" if place else detail["msg"])
 
 
 class Architecture(Frozen):
@@ -76,9 +83,9 @@ class TrainSpec(Frozen):
     """Share of the steps over which the learning rate rises to its peak."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of the adapter's weights at each step."""
-    epochs: float = Field(default=3, gt=0)
+    epochs: float = Field(default=3, gt=0, le=10_000)
     """How often each row is seen."""
-    max_steps: int | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0, le=100_000_000)
     """Stop after so many optimizer steps, whatever the epochs say."""
     max_length: int = Field(default=2048, ge=16)
     """Longest row in tokens; what is longer is cut, and counted."""
@@ -102,7 +109,7 @@ class TrainSpec(Frozen):
     """How many of the newest checkpoints to keep."""
     score_rows: int = Field(default=64, ge=0)
     """Held-out rows to answer before and after training, for exact match (0: none)."""
-    seed: int = 3407
+    seed: int = Field(default=3407, ge=0, lt=2**32)
     """Seed of the order of rows and of the adapter's start."""
 
 
@@ -160,6 +167,8 @@ class StageOptions(Frozen):
     name: str | None = None
     """ollama: the name to create."""
     replace: bool = False
-    """ollama: take a name that exists; also allows an export whose certificate failed."""
+    """ollama: take a name that exists."""
+    uncertified: bool = False
+    """ollama: go ahead with a file that has no certificate, or whose certificate failed."""
     data: str | None = None
     """eval: this file of rows instead of the held-out ones."""

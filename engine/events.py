@@ -6,6 +6,7 @@ Figures are raw numbers with the unit in the name (`_bytes`, `_s`, `_w`, `_c`). 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -13,12 +14,26 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from engine.config import StageName
 from engine.text import Text, clean, clean_line
 
 Level = Literal["ok", "warning", "error"]
+
+LONGEST_TEXT = 4_000
+"""Characters of one text in an event."""
+MOST_HINTS = 8
+LONGEST_EVENT_BYTES = 1 << 20
+"""Above every event: JSON writes a character as at most 12 bytes, and no event has more than 11 texts."""
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+Clipped = Annotated[Text, AfterValidator(_clip)]
+"""A text from outside, cleaned, and cut to `LONGEST_TEXT` characters."""
 
 
 class EventBase(BaseModel):
@@ -28,7 +43,7 @@ class EventBase(BaseModel):
 
     v: int = 1
     seq: int = 0
-    t: float = 0.0
+    t: FiniteFloat = 0.0
 
 
 class Started(EventBase):
@@ -37,7 +52,7 @@ class Started(EventBase):
     kind: Literal["started"] = "started"
     stage: StageName
     pid: int
-    device: Text = ""
+    device: Clipped = ""
     versions: dict[str, str] = {}
 
 
@@ -46,7 +61,7 @@ class Phase(EventBase):
 
     kind: Literal["phase"] = "phase"
     stage: StageName
-    text: Text
+    text: Clipped
 
 
 class Progress(EventBase):
@@ -57,7 +72,7 @@ class Progress(EventBase):
     done: float
     total: float
     unit: str = ""
-    label: Text = ""
+    label: Clipped = ""
 
 
 class Step(EventBase):
@@ -88,11 +103,13 @@ class Score(EventBase):
     """Answers on held-out rows, by one form of the model ("base", "as trained", "bf16", "Q4_K_M")."""
 
     kind: Literal["score"] = "score"
-    form: Text
+    form: Clipped
     rows: int
     exact: int
     stopped: int = 0
     """How many answers ended by themselves."""
+    data: Clipped = ""
+    """The file that the rows are of, if they are not the run's own."""
 
     @property
     def exact_match(self) -> float:
@@ -105,9 +122,9 @@ class Sample(EventBase):
 
     kind: Literal["sample"] = "sample"
     step: int
-    prompt: Text
-    answer: Text
-    expected: Text = ""
+    prompt: Clipped
+    answer: Clipped
+    expected: Clipped = ""
 
 
 class Checkpoint(EventBase):
@@ -115,7 +132,7 @@ class Checkpoint(EventBase):
 
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
-    path: Text
+    path: Clipped
     size_bytes: int
 
 
@@ -123,7 +140,7 @@ class Gpu(EventBase):
     """A reading of the GPU while the stage runs; None is "not available"."""
 
     kind: Literal["gpu"] = "gpu"
-    name: Text = ""
+    name: Clipped = ""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     utilization: float | None = None
@@ -137,21 +154,21 @@ class Finding(EventBase):
 
     kind: Literal["finding"] = "finding"
     level: Level
-    title: Text
-    detail: Text = ""
+    title: Clipped
+    detail: Clipped = ""
 
 
 class Check(EventBase):
     """One line of the certificate."""
 
     kind: Literal["check"] = "check"
-    form: Text
-    title: Text
-    compared: Text
-    figure: Text
-    limit: Text
+    form: Clipped
+    title: Clipped
+    compared: Clipped
+    figure: Clipped
+    limit: Clipped
     passed: bool
-    remedy: Text = ""
+    remedy: Clipped = ""
 
 
 class Output(EventBase):
@@ -159,7 +176,7 @@ class Output(EventBase):
 
     kind: Literal["output"] = "output"
     stage: StageName
-    path: Text
+    path: Clipped
     size_bytes: int
 
 
@@ -168,7 +185,7 @@ class Finished(EventBase):
 
     kind: Literal["finished"] = "finished"
     stage: StageName
-    seconds: float
+    seconds: FiniteFloat
 
 
 class Stopped(EventBase):
@@ -177,7 +194,7 @@ class Stopped(EventBase):
     kind: Literal["stopped"] = "stopped"
     stage: StageName
     step: int | None = None
-    reason: Text = ""
+    reason: Clipped = ""
 
 
 class Failed(EventBase):
@@ -185,9 +202,9 @@ class Failed(EventBase):
 
     kind: Literal["failed"] = "failed"
     stage: StageName
-    title: Text
-    detail: Text = ""
-    hints: tuple[Text, ...] = ()
+    title: Clipped
+    detail: Clipped = ""
+    hints: tuple[Clipped, ...] = ()
     exit_code: int = 5
 
 
@@ -224,13 +241,23 @@ def parse(line: bytes) -> Event | None:
         return None
 
 
-class EventWriter:
-    """The one writer of a run's events: the process that holds the lock."""
+RESERVE_BYTES = 65_536
+"""Kept aside for a run's last words; they are a few kilobytes."""
 
-    def __init__(self, path: Path) -> None:
+
+class EventWriter:
+    """The one writer of a run's events: the process that holds the lock.
+
+    With `reserve` it keeps some disk aside, so that on a full disk the run can still tell how it ended.
+    """
+
+    def __init__(self, path: Path, *, reserve: bool = False) -> None:
+        self._reserve = path.with_suffix(".reserve")
+        if reserve:
+            _allocate(self._reserve, RESERVE_BYTES)
         self._lock = threading.Lock()  # a GPU reading may come while the stage itself tells something
         end = _end_of(path)
-        self._seq = max((event.seq for event in map(parse, end.splitlines()) if event), default=0)
+        self._seq = next((event.seq for event in map(parse, reversed(end.splitlines())) if event), 0)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if end and not end.endswith(b"\n"):
             os.write(self._fd, b"\n")  # a writer before us died within a line: close it, so that ours is whole
@@ -241,15 +268,37 @@ class EventWriter:
             self._seq += 1
             whole = event.model_copy(update={"seq": self._seq, "t": time.time()})
             line = json.dumps(whole.model_dump(), ensure_ascii=True, separators=(",", ":"))
-            os.write(self._fd, line.encode("ascii") + b"\n")
+            self._append(line.encode("ascii") + b"\n", last=isinstance(event, Finished | Stopped | Failed))
+
+    def _append(self, line: bytes, *, last: bool) -> None:
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            written = 0
+        if written == len(line):
+            return
+        self._reserve.unlink(missing_ok=True)
+        if written:
+            os.write(self._fd, b"\n")  # a torn line is closed, so that the next one is whole
+        if not last:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.write(self._fd, line)
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the descriptor and give the reserve back."""
         os.close(self._fd)
+        self._reserve.unlink(missing_ok=True)
 
 
-def _end_of(path: Path, size: int = 65_536) -> bytes:
-    """The last bytes of a file; nothing if there is none. No event is nearly as long."""
+def _allocate(path: Path, size: int) -> None:
+    """Really take the bytes: a sparse file would reserve nothing."""
+    path.write_bytes(b"\0" * size)
+
+
+def _end_of(path: Path, size: int = 2 * LONGEST_EVENT_BYTES) -> bytes:
+    """The last bytes of a file, a whole event and a torn one among them; nothing if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
@@ -281,8 +330,8 @@ class EventTail:
                     self._inode, self._offset = stat.st_ino, 0
                 file.seek(self._offset)
                 data = file.read()
-        except FileNotFoundError:
-            return []
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            return []  # a run that cannot be read has not told anything
         end = data.rfind(b"\n") + 1
         self._offset += end
         return self._parse(data[:end])
@@ -303,7 +352,7 @@ def failed_from(stage: StageName, error: BaseException) -> Failed:
     title = getattr(error, "title", None)
     if title is not None:
         code = int(getattr(error, "code", 1))
-        hints = tuple(clean(hint) for hint in getattr(error, "hints", ()))
+        hints = tuple(clean(hint) for hint in getattr(error, "hints", ()))[:MOST_HINTS]
         return Failed(stage=stage, title=title, detail=getattr(error, "detail", ""), hints=hints, exit_code=code)
     return Failed(
         stage=stage,

@@ -21,8 +21,6 @@ class Family:
     name: str
     architecture: str
     """The class that `config.json` names under `architectures`."""
-    gguf_architecture: str
-    """`general.architecture` of the GGUF file."""
     end_of_turn: str
     """The token that ends an answer in the family's own instruct models; a tokenizer may say otherwise."""
     qkv_bias: bool = False
@@ -77,11 +75,11 @@ class Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("llama", "LlamaForCausalLM", "llama", "<|eot_id|>"),
-        Family("mistral", "MistralForCausalLM", "llama", "</s>"),
-        Family("qwen2", "Qwen2ForCausalLM", "qwen2", "<|im_end|>", qkv_bias=True),
-        Family("qwen3", "Qwen3ForCausalLM", "qwen3", "<|im_end|>", qk_norm=True),
-        Family("smollm", "LlamaForCausalLM", "llama", "<|im_end|>"),  # Llama's layers, ChatML's turns
+        Family("llama", "LlamaForCausalLM", "<|eot_id|>"),
+        Family("mistral", "MistralForCausalLM", "</s>"),
+        Family("qwen2", "Qwen2ForCausalLM", "<|im_end|>", qkv_bias=True),
+        Family("qwen3", "Qwen3ForCausalLM", "<|im_end|>", qk_norm=True),
+        Family("smollm", "LlamaForCausalLM", "<|im_end|>"),  # Llama's layers, ChatML's turns
     )
 }
 

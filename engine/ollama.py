@@ -98,7 +98,7 @@ class Client:
         `on_progress` may raise to stop.
         """
         name = valid_name(name)
-        digest = f"sha256:{_sha256(gguf, on_progress)}"
+        digest = f"sha256:{sha256(gguf, on_progress)}"
         self._upload(gguf, digest, on_progress)
         body = {"model": name, "files": {gguf.name: digest}, "parameters": dict(parameters), "stream": True}
         last = ""
@@ -194,7 +194,8 @@ def _read(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
             on_bytes(done)
 
 
-def _sha256(path: Path, on_progress: OnProgress) -> str:
+def sha256(path: Path, on_progress: OnProgress) -> str:
+    """A file's digest in hexadecimal; `on_progress("hashing", done, total)` follows in bytes and may raise to stop."""
     digest, size = hashlib.sha256(), path.stat().st_size
     for chunk in _read(path, lambda done: on_progress("hashing", done, size)):
         digest.update(chunk)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_data_path
 
 
+def absolute(text: str) -> Path:
+    """The path that a person wrote, from the root on. `~nobody`, whose home is unknown, is a name like any other."""
+    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - pathlib raises where there is no such user
+
+
+def is_file(path: Path) -> bool:
+    """True for a file that is there; False also for what no file can be called, and what may not be looked at."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def home() -> Path:
     """Where everything that finetui keeps lies: `FINETUI_HOME`, else the platform's user data folder."""
     override = os.environ.get("FINETUI_HOME")
-    return Path(override).expanduser().absolute() if override else user_data_path("finetui", appauthor=False)
+    return absolute(override) if override else user_data_path("finetui", appauthor=False)
 
 
 def runs_dir() -> Path:
@@ -106,6 +120,10 @@ class RunDir:
     def evaluation(self) -> Path:
         """Scores on held-out rows, JSON."""
         return self.path / "evaluation.json"
+
+    def evaluation_of(self, name: str) -> Path:
+        """Scores on the rows of another file."""
+        return self.path / f"evaluation.{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}.json"
 
     @property
     def modelfile(self) -> Path:

@@ -10,11 +10,12 @@ from engine.config import DatasetSpec, ExportSpec, Frozen, LoraSpec, Preset, Tra
 from engine.datasets.scan import BYTES_PER_TOKEN, DatasetReport
 from engine.disk import disk_budget, keep_bytes
 from engine.errors import DataError, FitError, UsageError
+from engine.estimate import training_seconds
 from engine.gpu import GpuReading
-from engine.paths import home
+from engine.paths import absolute, builtin_presets, home
 from engine.presets import is_local
 from engine.text import Text, clean_line
-from engine.units import format_bytes, format_count
+from engine.units import format_bytes, format_count, format_duration
 from engine.vram import Budget, advise, ledger
 
 SLOW_ON_CPU = 200_000_000
@@ -39,6 +40,8 @@ class DataSummary(Frozen):
     rows: int
     """Rows to learn from."""
     eval_rows: int
+    eval_sha256: str = ""
+    """Of the file of held-out rows, if the data name one."""
     approximate_tokens: int
     """Estimated from the length of the text; training counts them exactly."""
 
@@ -83,6 +86,17 @@ class Plan(Frozen):
     def effective_batch(self) -> int:
         """Rows to one optimizer step."""
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps
+
+    @property
+    def passes(self) -> float:
+        """How often each row is seen: what the steps make of the epochs."""
+        return self.steps * self.effective_batch / max(self.summary.rows, 1)
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long the training takes, without loading and evaluation; None for a card that is not known."""
+        rows, tokens = self.summary.rows, self.summary.approximate_tokens
+        return training_seconds(self.preset, rows, tokens, self.steps, self.gpu.name if self.gpu else None)
 
 
 def make_plan(
@@ -148,13 +162,14 @@ def count_steps(train: TrainSpec, rows: int) -> int:
 
 
 def _slug(preset: Preset, data: DatasetSpec) -> str:
-    return preset.name if data.path == preset.data.path else Path(data.path).stem
+    bundled = Path(data.path).is_relative_to(builtin_presets())
+    return preset.name if bundled else Path(data.path).stem
 
 
 def _absolute(data: DatasetSpec) -> DatasetSpec:
     """The worker runs in the run's folder, so its paths must not hang on where the plan was made."""
-    eval_path = str(Path(data.eval_path).expanduser().absolute()) if data.eval_path else ""
-    path = str(Path(data.path).expanduser().absolute())
+    eval_path = str(absolute(data.eval_path)) if data.eval_path else ""
+    path = str(absolute(data.path))
     return data.model_copy(update={"path": path, "eval_path": eval_path})
 
 
@@ -165,6 +180,7 @@ def _summary(report: DatasetReport) -> DataSummary:
         sha256=report.sha256,
         rows=report.rows,
         eval_rows=report.eval_rows,
+        eval_sha256=report.eval_sha256,
         approximate_tokens=report.approximate_tokens,
     )
 
@@ -249,16 +265,18 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             "batch",
             f"{plan.effective_batch} rows: {train.micro_batch_size} × {train.gradient_accumulation_steps} accumulated",
         ),
-        ("steps", f"{plan.steps:,}, {warm_up} · {_passes(plan):.3g} passes over the rows"),
+        ("steps", f"{plan.steps:,}, {warm_up} · {plan.passes:.3g} passes over the rows"),
         ("learning rate", f"{train.learning_rate:g}, {train.lr_scheduler_type}"),
+        ("time", time_line(plan)),
         ("memory", budget_line(plan.vram)),
         ("disk", f"{budget_line(plan.disk)} · keeps {format_bytes(keep_bytes(preset, on_cpu=plan.gpu is None))}"),
         ("makes", f"adapter, 16-bit model, GGUF {', '.join(dict.fromkeys(('bf16', *plan.export.quants)))}"),
     ]
 
 
-def _passes(plan: Plan) -> float:
-    return plan.steps * plan.effective_batch / plan.summary.rows
+def time_line(plan: Plan) -> str:
+    """`about 1 h 25 m`, or `n/a`."""
+    return "n/a: this card's speed is not known" if plan.seconds is None else f"about {format_duration(plan.seconds)}"
 
 
 def budget_line(budget: Budget) -> str:

@@ -18,7 +18,7 @@ from engine.config import DatasetSpec, ExportSpec, Frozen, LoraSpec, Preset, Tra
 from engine.errors import FinetuiError, UsageError
 from engine.families import FAMILIES
 from engine.model_folder import preset_of_folder, weights_are_here
-from engine.paths import builtin_presets, user_presets
+from engine.paths import absolute, builtin_presets, user_presets
 from engine.text import clean_line
 
 SECTIONS: dict[str, type[Frozen]] = {
@@ -86,7 +86,7 @@ def find_preset(name_or_path: str) -> Preset:
 
     Raises `UsageError` with near names if there is none, and what is wrong if it cannot be read.
     """
-    path = Path(name_or_path).expanduser()
+    path = absolute(name_or_path)
     if path.suffix == ".toml":
         return load_preset(path)
     presets, problems = load_all()
@@ -94,7 +94,7 @@ def find_preset(name_or_path: str) -> Preset:
         if preset.name == name_or_path:
             return preset
     if _is_dir(path):
-        return preset_of_folder(path.absolute())
+        return preset_of_folder(path)
     raise _no_such(name_or_path, presets, problems)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from engine.config import first_fault
 from engine.errors import FinetuiError, UsageError
 from engine.events import EventTail
-from engine.paths import RunDir, runs_dir
+from engine.paths import RunDir, is_file, runs_dir
 from engine.plan import Plan
 from engine.state import RunState, Status, fold
 from engine.text import clean_line
@@ -98,7 +99,9 @@ def load_plan(run: RunDir) -> Plan:
     except FileNotFoundError:
         raise UsageError("This folder is not a run", f"{run.path} has no plan.json") from None
     except (ValidationError, OSError) as error:
-        raise UsageError("The run's plan cannot be read", f"{run.plan}: {clean_line(str(error))}") from error
+        why = first_fault(error) if isinstance(error, ValidationError) else error.strerror or str(error)
+        hint = f"Without its plan a run cannot go on; what it made is still there. Delete it: finetui delete {run.name}"
+        raise UsageError("The run's plan cannot be read", f"{run.plan}: {why}", (hint,)) from error
 
 
 def lock_holder(run: RunDir) -> int | None:
@@ -130,11 +133,7 @@ def read(run: RunDir) -> RunInfo:
 
 def list_runs() -> list[RunInfo]:
     """Every run, newest first."""
-    try:
-        folders = [path for path in runs_dir().iterdir() if path.is_dir()]
-    except FileNotFoundError:
-        return []
-    return [read(RunDir(path)) for path in sorted(folders, key=lambda path: path.name, reverse=True)]
+    return [read(RunDir(runs_dir() / name)) for name in _names()]
 
 
 def find(name: str) -> RunDir:
@@ -143,7 +142,7 @@ def find(name: str) -> RunDir:
     Raises `UsageError` saying which runs there are.
     """
     given = Path(name)
-    if (given / "plan.json").is_file():
+    if is_file(given / "plan.json"):
         return RunDir(given.resolve())
     names = _names()
     if name == "last" and names:
@@ -166,6 +165,9 @@ def _names() -> list[str]:
         return sorted((path.name for path in runs_dir().iterdir() if path.is_dir()), reverse=True)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        hint = "Set FINETUI_HOME to a folder that can be read and written."
+        raise UsageError("The runs cannot be read", f"{runs_dir()}: {error.strerror or error}", (hint,)) from error
 
 
 def delete(run: RunDir) -> None:
@@ -177,11 +179,17 @@ def delete(run: RunDir) -> None:
             f"{run.name}, process {pid}",
             (f"Stop it first: finetui stop {run.name}",),
         )
-    shutil.rmtree(run.path)
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        hint = "Make the folder writable, then delete the run again."
+        raise FinetuiError("The run cannot be deleted", f"{run.path}: {error.strerror or error}", (hint,)) from error
 
 
 def _next_action(info: RunInfo) -> str:
     name = info.run.name
+    if info.plan is None:
+        return ""
     if info.status in (Status.LOST, Status.STOPPED, Status.FAILED) and info.state.current == "train":
         return f"finetui resume {name}"
     if info.status is Status.QUEUED:

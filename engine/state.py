@@ -27,6 +27,9 @@ from engine.events import (
     Stopped,
 )
 
+SIDE_STAGES: tuple[StageName, ...] = ("eval", "ollama")
+"""Stages that change nothing in the run: that Ollama is not there does not make a certified run a failed one."""
+
 
 class Status(StrEnum):
     """What a run or a stage is doing, in one word."""
@@ -117,10 +120,18 @@ class RunState:
         """The run's status, given whether a worker holds its lock."""
         if locked:
             return Status.RUNNING
-        if self.current is None:
+        telling = self._telling_stage()
+        if telling is None:
             return Status.QUEUED
-        seen = self.stages[self.current].status
-        return Status.LOST if seen is Status.RUNNING else seen
+        return Status.LOST if telling.status is Status.RUNNING else telling.status
+
+    def _telling_stage(self) -> StageState | None:
+        """The stage that the run's status is that of: the newest, unless it only looked at what stands anyway."""
+        newest = self.stages[self.current] if self.current is not None else None
+        chain = [stage for name, stage in self.stages.items() if name not in SIDE_STAGES]
+        if newest is None or newest.name not in SIDE_STAGES or not chain:
+            return newest
+        return max(chain, key=lambda stage: stage.started_t)
 
 
 class _Fold:
@@ -148,7 +159,7 @@ class _Fold:
             case Eval():
                 self.evals = [seen for seen in self.evals if seen.step < event.step] + [event]
             case Score():
-                self.scores[event.form] = event
+                self.scores[f"{event.form} on {event.data}" if event.data else event.form] = event
             case Sample():
                 self.samples.append(event)
             case Checkpoint():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -33,11 +34,15 @@ def parse_bytes(text: str) -> int:
 
 
 def format_duration(seconds: float | None) -> str:
-    """`1 h 12 m`, `3 m 20 s`, `8 s`, `0.4 s`; `n/a` for None."""
+    """`1 h 12 m`, `3 m 20 s`, `12 s`, `0.4 s`, `40 ms`; `n/a` for None."""
     if seconds is None:
         return "n/a"
+    if seconds <= 0:
+        return "0 s"
+    if seconds < 0.0995:
+        return f"{math.ceil(seconds * 1000)} ms"
     if seconds < 9.95:
-        return f"{max(seconds, 0):.1f} s"
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     days, rest = divmod(whole, 86400)
     hours, rest = divmod(rest, 3600)

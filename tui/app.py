@@ -14,6 +14,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.reactive import reactive
 from textual.screen import ModalScreen, Screen
+from textual.widgets import Input
 
 from tui import messages, theme
 
@@ -30,7 +31,7 @@ class FinetuiApp(App[None]):
     CSS_PATH = "app.tcss"
     ESCAPE_TO_MINIMIZE = False
     BINDINGS = [
-        Binding("question_mark,f1", "help", "Help", key_display="?", tooltip="the keys that work here"),
+        Binding("question_mark,f1", "help", "Help", tooltip="the keys that work here"),
         Binding("escape", "back", "Back", show=False, tooltip="back to where you came from"),
         Binding("q", "leave", "Quit", show=False, tooltip="back; on the first screen quit (runs keep running)"),
     ]
@@ -38,12 +39,17 @@ class FinetuiApp(App[None]):
     draft: reactive[object | None] = reactive(None)
     """What the setup screen held when it was left, so that it opens as it was; the type is that screen's own."""
 
+    fault: Exception | None = None
+    """The defect that ended the app."""
+
     def __init__(self) -> None:
         super().__init__()
         self._places: WeakKeyDictionary[Screen[Any], Place] = WeakKeyDictionary()
         for ours in theme.THEMES:
             self.register_theme(ours)
         self.theme = theme.DARK
+        self.conversations: dict[RunDir, object] = {}
+        """What was said in each run's chat when it was left; the type is that screen's own."""
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our own colour names, for themes that do not have them."""
@@ -58,6 +64,21 @@ class FinetuiApp(App[None]):
         if not self.is_headless:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
             self.set_interval(0.5, _end_without_terminal)
+
+    def _handle_exception(self, error: Exception) -> None:
+        # Textual's own prints pages of traceback with local values over what the person was doing.
+        if self.is_headless:
+            super()._handle_exception(error)
+            return
+        self.fault = self.fault or error
+        self._return_code = 1
+        self._close_messages_no_wait()
+
+    def get_key_display(self, binding: Binding) -> str:
+        """A key as it is called; where one types, a question mark is only a letter, and help has another key."""
+        if binding.action == "help":
+            return "F1" if isinstance(self.focused, Input) else "?"
+        return super().get_key_display(binding)
 
     def _terminate(self) -> None:
         self.exit(return_code=128 + signal.SIGTERM)
@@ -169,4 +190,16 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the terminal is gone; it may have been ignored by our parent
     app = FinetuiApp()
     app.run()
-    return app.return_code or 0
+    return _tell(app.fault) if app.fault is not None else app.return_code or 0
+
+
+def _tell(fault: Exception) -> int:
+    from textual.worker import WorkerFailed
+
+    from engine import crash
+    from engine.commands.output import Output
+
+    cause = fault.error if isinstance(fault, WorkerFailed) else fault
+    error = crash.keep(cause, sys.argv[1:])
+    Output().error(error)
+    return error.code

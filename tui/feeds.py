@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tui.messages import GpuChanged, Problem, RunChanged, RunsChanged, Usage
+from tui.messages import GpuChanged, Problem, RunChanged, RunGone, RunsChanged, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,14 +74,27 @@ class Feed(ABC):
         """Read once, and post what is new."""
 
 
-class RunFeed(Feed):
+class FolderFeed(Feed):
+    """Tells, once, when a run's folder is deleted."""
+
+    def __init__(self, target: MessagePump, run: RunDir) -> None:
+        super().__init__(target)
+        self._run = run
+
+    def look(self) -> None:
+        """Post that the run is gone if it is, and look no more."""
+        if not self._run.path.is_dir():
+            self.stop()
+            self.target.post_message(RunGone(self._run))
+
+
+class RunFeed(FolderFeed):
     """Follows one run: its events by offset, and its lock."""
 
     interval_s = 0.25
 
     def __init__(self, target: MessagePump, run: RunDir) -> None:
-        super().__init__(target)
-        self._run = run
+        super().__init__(target, run)
         self._tail: EventTail | None = None
         self._state: RunState | None = None
         self._status: str | None = None
@@ -92,6 +105,9 @@ class RunFeed(Feed):
         from engine.runs import lock_holder
         from engine.state import RunState, fold
 
+        super().look()
+        if self.stopped:
+            return
         if self._tail is None or self._state is None:
             self._tail, self._state = EventTail(self._run.events), RunState()
         # The lock first: a worker that ends between the two readings has then told how it ended.

@@ -43,6 +43,13 @@ class RunChanged(Message, bubble=False):
 
 
 @dataclass
+class RunGone(Message, bubble=False):
+    """The folder of the run that is shown was deleted."""
+
+    run: RunDir
+
+
+@dataclass
 class RunsChanged(Message, bubble=False):
     """Every run, newest first. `complete` is False while the first reading still goes on."""
 

@@ -28,6 +28,8 @@ class Ready(Message):
 
     model: Path
     error: FinetuiError | None = None
+    note: str = ""
+    """Why it does not run on the GPU as a whole."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Talk:
                 self._target.post_message(Ready(model, error))
             return
         if self._is_current(session):
-            self._target.post_message(Ready(model))
+            self._target.post_message(Ready(model, note=session.note))
         else:  # the screen was left, or another model chosen, while it was loading
             session.close()
 

@@ -38,15 +38,18 @@ def attempt(screen: Screen[Any], act: Callable[[], object], done: Callable[[], o
     screen.run_worker(work, thread=True, exit_on_error=True)
 
 
-def allowed(action: str, state: RunState, status: Status | None) -> bool:
-    """Whether a key can do anything for a run in this state; actions that are always possible are True."""
+def allowed(action: str, state: RunState, status: Status | None, planned: bool = True) -> bool:
+    """Whether a key can do anything for a run in this state; actions that are always possible are True.
+
+    `planned` is False for a run whose plan cannot be read: no worker can go on with it.
+    """
     match action:
         case "stop" | "kill":
             return status is Status.RUNNING
         case "delete":
             return status is not Status.RUNNING
         case "resume":
-            return status in RESUMABLE and state.current in (None, "train")
+            return planned and status in RESUMABLE and state.current in (None, "train")
         case "export":
             return "adapter" in state.outputs
         case "chat":

@@ -45,7 +45,8 @@ def add(commands: Commands) -> None:
     add_run(parser)
     add_quant(parser)
     parser.add_argument("--name", metavar="N", dest="model_name", help="the name in Ollama (default: the run's)")
-    parser.add_argument("--replace", action="store_true", help="take a name that exists, or a failed certificate")
+    parser.add_argument("--replace", action="store_true", help="take a name that exists")
+    parser.add_argument("--uncertified", action="store_true", help="go ahead without a certificate that passed")
     parser.set_defaults(run=ollama)
 
     parser = add_command(
@@ -68,7 +69,12 @@ def gguf(arguments: argparse.Namespace, output: Output) -> int:
 
 def ollama(arguments: argparse.Namespace, output: Output) -> int:
     """`finetui ollama RUN`."""
-    options = StageOptions(quants=arguments.quant, name=arguments.model_name, replace=arguments.replace)
+    options = StageOptions(
+        quants=arguments.quant,
+        name=arguments.model_name,
+        replace=arguments.replace,
+        uncertified=arguments.uncertified,
+    )
     return _run(arguments, output, "ollama", options)
 
 

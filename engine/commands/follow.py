@@ -142,7 +142,11 @@ def require_good_end(run: RunDir, state: RunState, *, interrupted: bool = False)
         detail = f"{run.name}{_at_step(state)}"
         raise FinetuiError("Stopped", detail, _next(run, "Go on: "), ExitCode.INTERRUPTED)
     if status is Status.LOST:
-        hints = (*_next(run, "Next: "), f"The whole output: {run.log}")
+        saved = state.checkpoints[-1].step if state.checkpoints else None
+        hints = (
+            *_next(run, "Begin again: " if saved is None else f"Go on from checkpoint {saved}: "),
+            f"The whole output: {run.log}",
+        )
         raise RunError("The worker vanished without a word", launch.log_tail(run), hints)
 
 

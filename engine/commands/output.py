@@ -30,6 +30,8 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self.as_lines = False
+        """True once JSON went out line by line: then an error is one line too."""
         self._live = False
 
     @property
@@ -60,18 +62,19 @@ class Output:
         """What the command found: `data` as JSON, or the lines for people."""
         self._clear()
         if self.as_json:
-            print(json.dumps(plain(data), indent=2))
+            put(json.dumps(plain(data), indent=2))
             return
         for line in [lines] if isinstance(lines, str) else lines:
-            print(line)
+            put(line)
 
     def text(self, line: str) -> None:
         """One line of data on stdout, at once: for what is followed while it happens."""
         self._clear()
-        print(line, flush=True)
+        put(line, flush=True)
 
     def line(self, data: Any) -> None:
         """One JSON value as one line on stdout, at once."""
+        self.as_lines = True
         self.text(json.dumps(data, separators=(",", ":")))
 
     def error(self, error: FinetuiError) -> None:
@@ -79,7 +82,31 @@ class Output:
         for line in error_lines(error, sys.stderr):
             self.say(line)
         if self.as_json:
-            print(json.dumps(plain({"error": error_data(error)}), indent=2))
+            put(json.dumps(plain({"error": error_data(error)}), indent=None if self.as_lines else 2))
+
+
+class Unwritable(Exception):
+    """Standard output does not take what is written to it: its disk is full, for example."""
+
+
+def put(line: str, *, flush: bool = False) -> None:
+    """Write a line to standard output. Raises `Unwritable`, or `BrokenPipeError` when the reader has left."""
+    try:
+        print(line, flush=flush)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(error.strerror or str(error)) from error
+
+
+def flush() -> None:
+    """Push what was written to where it goes; raises like `put`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(error.strerror or str(error)) from error
 
 
 def error_data(error: FinetuiError) -> dict[str, Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine import gpu, presets
+from engine import gpu, paths, presets
 from engine.commands.arguments import Commands, add_command, assignments
 from engine.commands.output import Output, error_lines, mark, pairs, style, table
-from engine.config import DatasetSpec, Preset
+from engine.config import DatasetSpec, Preset, first_fault
 from engine.datasets.scan import DatasetReport, scan
 from engine.disk import free_disk
 from engine.errors import DataError, ExitCode, FitError, UsageError
@@ -20,7 +20,7 @@ from engine.gpu import GpuReading
 from engine.paths import home
 from engine.plan import Plan, describe, make_plan, require_fit
 from engine.text import clean_line
-from engine.units import format_bytes, format_count, parse_bytes
+from engine.units import MIB, format_bytes, format_count, parse_bytes
 
 
 def add(commands: Commands) -> None:
@@ -68,8 +68,8 @@ def size(text: str) -> int:
         found = parse_bytes(text)
     except ValueError as error:
         raise UsageError("The size cannot be read", str(error)) from None
-    if found <= 0:
-        raise UsageError("The size cannot be meant", f"{clean_line(text)!r} is nothing", ("Write it like 24GiB",))
+    if found < MIB:
+        raise UsageError("The size cannot be meant", f"{clean_line(text)!r} is {found} bytes", ("Write it like 24GiB",))
     return found
 
 
@@ -130,7 +130,7 @@ def check(arguments: argparse.Namespace, output: Output) -> int:
 
 def absolute(path: str) -> str:
     """A path as the worker, which runs elsewhere, can find it."""
-    return str(Path(path).expanduser().absolute())
+    return str(paths.absolute(path))
 
 
 def read_report(data: DatasetSpec, output: Output) -> DatasetReport:
@@ -218,17 +218,27 @@ def _choose(arguments: argparse.Namespace) -> Preset:
             "Which model?", "--preset is missing", ("`finetui presets` lists them; --preset demo is one.",)
         )
     preset = presets.find_preset(arguments.preset)
-    if arguments.data:
+    if arguments.data == "":
+        raise UsageError("--data is empty", "", ("Name the file; an unset variable of the shell is empty too.",))
+    if arguments.data is not None:
         preset = preset.model_copy(update={"data": DatasetSpec(path=absolute(arguments.data))})
     changes = assignments(arguments.set)
     if arguments.format:
         changes["data.format"] = arguments.format
-    preset = _found_from_here(presets.override(preset, changes) if changes else preset)
+    preset = _found_from_here(_without_foreign_rows(preset, presets.override(preset, changes), changes))
     if not preset.data.path:
         raise UsageError(
             "Which data?", f"the preset {preset.name} brings none", ("Add --data FILE, a JSON Lines file.",)
         )
     return preset
+
+
+def _without_foreign_rows(before: Preset, after: Preset, changes: Mapping[str, str]) -> Preset:
+    """The held-out file that a preset brings belongs to its own data: other data are not judged by it."""
+    named = {name.removeprefix("data.") for name in changes}
+    if after.data.path == before.data.path or "eval_path" in named:
+        return after
+    return after.model_copy(update={"data": after.data.model_copy(update={"eval_path": ""})})
 
 
 def _found_from_here(preset: Preset) -> Preset:
@@ -247,7 +257,8 @@ def load(path: Path, slug: str, output: Output) -> Plan:
     except OSError as error:
         raise UsageError("The plan cannot be read", f"{path}: {error.strerror or error}") from None
     except ValidationError as error:
-        raise UsageError("This file is not a plan", f"{path}: {clean_line(str(error))}") from None
+        remedy = "Make it again: finetui plan … --save FILE"
+        raise UsageError("This file is not a plan", f"{path}: {first_fault(error)}", (remedy,)) from None
     fresh = decide(saved.preset, saved.data, slug or saved.slug, output)
     if fresh.summary.sha256 != saved.summary.sha256:
         detail = f"{saved.data.path} had {saved.summary.rows:,} rows, now {fresh.summary.rows:,}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -14,15 +15,19 @@ from typing import TYPE_CHECKING
 
 from engine import runs
 from engine.commands.arguments import Commands, add_command, add_quant
-from engine.commands.output import Output, is_terminal, style
+from engine.commands.output import Output, is_terminal, mark, style
 from engine.config import Quant
 from engine.errors import ExitCode, MissingError, RunError, UsageError
-from engine.paths import RunDir
+from engine.paths import RunDir, absolute, is_file
 from engine.text import clean, clean_line
 
 if TYPE_CHECKING:
     from engine.chat import ChatSession, Done
     from engine.datasets import Message
+
+
+MAX_TEMPERATURE = 10.0
+"""Far above every use; the model's process divides by it, and dies of no number."""
 
 
 def add(commands: Commands) -> None:
@@ -36,9 +41,28 @@ def add(commands: Commands) -> None:
     parser.add_argument("model", metavar="RUN|FILE.gguf", help="a run's name (`last`: the newest), or a GGUF file")
     add_quant(parser)
     parser.add_argument("--prompt", metavar="T", help="ask this, print the answer, and end")
-    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 (the default) is greedy")
+    parser.add_argument(
+        "--max-tokens", type=_max_tokens, default=512, metavar="N", help="longest answer (default: 512)"
+    )
+    parser.add_argument("--temperature", type=_temperature, default=0.0, metavar="X", help="0 (the default) is greedy")
     parser.set_defaults(run=chat)
+
+
+def _max_tokens(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError("The longest answer cannot be meant", clean_line(repr(text)), ("--max-tokens 512",))
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MAX_TEMPERATURE:  # no number is not in between either
+        detail = f"{clean_line(repr(text))} is not from 0 to {MAX_TEMPERATURE:g}"
+        raise UsageError("The temperature cannot be meant", detail, ("0 is greedy, 0.7 is usual.",))
+    return value
 
 
 def chat(arguments: argparse.Namespace, output: Output) -> int:
@@ -61,8 +85,8 @@ def find_model(name: str, quants: tuple[Quant, ...] | None = None) -> Path:
     Raises `MissingError` if it is not there, `UsageError` if the name means nothing.
     """
     if name.endswith(".gguf"):
-        path = Path(name).expanduser().absolute()
-        if not path.is_file():
+        path = absolute(name)
+        if not is_file(path):
             raise MissingError("The model file is not there", clean_line(str(path)), ("`finetui runs` lists runs.",))
         return path
     run = runs.find(name)
@@ -90,6 +114,8 @@ def _session(path: Path, output: Output) -> Iterator[ChatSession]:
     try:
         session.start()
         output.live("")
+        if session.note:
+            output.say(mark("warning", session.note))
         yield session
     finally:
         session.close()

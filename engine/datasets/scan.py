@@ -58,6 +58,8 @@ class DatasetReport(Frozen):
     """Rows to learn from."""
     eval_rows: int
     """Held-out rows."""
+    eval_sha256: str = ""
+    """Of the bytes of the file of held-out rows, if there is one."""
     turns: int
     """Messages of all roles in the rows of the file to learn from."""
     approximate_tokens: int
@@ -177,10 +179,11 @@ def scan(spec: DatasetSpec, on_progress: OnProgress | None = None) -> DatasetRep
     total = sum(_size(path) for path in paths)
     counter = _Counter(total, on_progress)
     faults = _Faults()
-    held_out = _scan_file(paths[0], spec, faults, counter, None, set())[0] if spec.eval_path else None
+    no_file = (None, "")
+    held_out, eval_sha256 = _scan_file(paths[0], spec, faults, counter, None, set()) if spec.eval_path else no_file
     known = held_out.seen if held_out else set()
     learned, digest = _scan_file(paths[-1], spec, faults, counter, spec.max_rows, known)
-    return _report(spec, learned, held_out, digest, faults)
+    return _report(spec, learned, held_out, digest, faults).model_copy(update={"eval_sha256": eval_sha256})
 
 
 class _Counter:

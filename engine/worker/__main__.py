@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import fcntl
 import gc
 import importlib
@@ -22,7 +21,9 @@ from engine.errors import ExitCode, FinetuiError
 from engine.events import EventWriter, Finished, Started, Stopped, failed_from
 from engine.paths import RunDir
 from engine.runs import load_plan
-from engine.worker.context import Context, StopRequested
+from engine.worker.context import Context, Signal, StopRequested
+from engine.worker.faults import explained
+from engine.worker.surroundings import forbid_fetched_code, quiet
 
 STAGES: dict[StageName, str] = {
     "train": "engine.worker.train",
@@ -39,6 +40,9 @@ REPORTED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-p
 
 def main() -> int:
     """Run the stages; the exit code is that of the first one that did not finish."""
+    signalled = _listen()
+    quiet()
+    forbid_fetched_code()
     arguments = _parse()
     run = RunDir(Path(arguments.run))
     lock = _take_lock(run)
@@ -46,13 +50,13 @@ def main() -> int:
         print(f"another worker holds {run.lock}", file=sys.stderr)
         return ExitCode.USAGE
     run.stop.unlink(missing_ok=True)  # a request to an earlier worker
-    events = EventWriter(run.events)
+    events = EventWriter(run.events, reserve=True)
     options = StageOptions.model_validate_json(arguments.options)
-    for stage in arguments.stages:
-        code = _run_stage(run, stage, events, options)
-        if code != ExitCode.DONE:
-            return code
-    return ExitCode.DONE
+    try:
+        codes = (_run_stage(run, stage, events, options, signalled) for stage in arguments.stages)
+        return next((code for code in codes if code != ExitCode.DONE), ExitCode.DONE)
+    finally:
+        events.close()
 
 
 def _parse() -> argparse.Namespace:
@@ -83,12 +87,12 @@ def _take_lock(run: RunDir) -> int | None:
     return fd
 
 
-def _run_stage(run: RunDir, stage: StageName, events: EventWriter, options: StageOptions) -> int:
+def _run_stage(run: RunDir, stage: StageName, events: EventWriter, options: StageOptions, signalled: Signal) -> int:
     events.write(Started(stage=stage, pid=os.getpid(), versions=_versions()))
     began = time.monotonic()
     try:
-        context = Context(run, load_plan(run), events, options, stage)
-        _listen(context)
+        context = Context(run, load_plan(run), events, options, stage, signalled)
+        context.check_stop()
         importlib.import_module(STAGES[stage]).run(context)
         events.write(Finished(stage=stage, seconds=time.monotonic() - began))
         return ExitCode.DONE
@@ -104,22 +108,21 @@ def _run_stage(run: RunDir, stage: StageName, events: EventWriter, options: Stag
 def _tell(events: EventWriter, stage: StageName, run: RunDir, error: BaseException) -> int:
     if not isinstance(error, FinetuiError):
         traceback.print_exception(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        hints = (f"Free some space under {run.path}, then start the stage again; nothing that was whole is lost.",)
-        error = FinetuiError("The disk is full", str(error), hints, ExitCode.FIT)
-    failed = failed_from(stage, error)
+    failed = failed_from(stage, explained(stage, run, error))
     events.write(failed)
     return failed.exit_code
 
 
-def _listen(context: Context) -> None:
-    """Treat SIGTERM, SIGINT and SIGHUP as a request to stop at the next safe point."""
+def _listen() -> Signal:
+    """Treat SIGTERM, SIGINT and SIGHUP as a request to stop at the next safe point, from now on in all stages."""
+    signalled = Signal()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        context.signalled = True
+        signalled.came = True
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
+    return signalled
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.events import Score
-from engine.worker.tokenize import Chat, prompt_ids
+from engine.worker.tokenize import Chat, answer_ranges, prompt_ids
 
 LONGEST_ANSWER = 256
 """Tokens. A longer expected answer is not asked for: equality of whole pages says nothing, and takes minutes."""
@@ -30,6 +30,7 @@ class Question:
     """The last message before the answer."""
     input_ids: tuple[int, ...]
     expected: str
+    """What the template writes from there to the end of the turn: some begin an answer with an empty thought."""
     expected_tokens: int
 
 
@@ -42,18 +43,27 @@ class Answer:
     """True if it ended by itself, False if it was cut off."""
 
 
-def questions(tokenizer: Any, chats: Sequence[Chat]) -> list[Question]:
-    """The conversations that end with an answer which is short enough to be compared whole."""
+def questions(tokenizer: Any, chats: Sequence[Chat], limit: int | None = None) -> list[Question]:
+    """The conversations that end with an answer which is short enough to be compared whole.
+
+    None that has more than `limit` tokens with its answer. Raises `DataError` if the template refuses one.
+    """
     found = []
     for chat in chats:
         if len(chat) < 2 or chat[-1]["role"] != "assistant":
             continue
-        expected = chat[-1]["content"].strip()
-        length = len(tokenizer(expected, add_special_tokens=False)["input_ids"])
-        if length <= LONGEST_ANSWER:
-            ids = tuple(prompt_ids(tokenizer, chat[:-1]))
-            found.append(Question(chat[-2]["content"], ids, expected, length))
+        text, ranges = answer_ranges(tokenizer, chat)
+        begin, end = ranges[-1]
+        answer = tokenizer(text[begin:end], add_special_tokens=False)["input_ids"]
+        prompt = tuple(prompt_ids(tokenizer, chat[:-1]))
+        if len(answer) <= LONGEST_ANSWER and (limit is None or len(prompt) + len(answer) <= limit):
+            found.append(Question(chat[-2]["content"], prompt, said(tokenizer, answer), len(answer)))
     return found
+
+
+def said(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of an answer, told or expected, without the token that ends it and the white space around it."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
 def stop_tokens(tokenizer: Any, model: Any, end_of_turn: int | None) -> list[int]:
@@ -119,8 +129,7 @@ def _generate(model: Any, tokenizer: Any, asked: Sequence[Question], stops: Sequ
 
 def _answer(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> Answer:
     end = next((at for at, token in enumerate(ids) if token in stops), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Answer(text.strip(), end is not None)
+    return Answer(said(tokenizer, ids[:end]), end is not None)
 
 
 @contextmanager

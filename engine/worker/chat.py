@@ -37,7 +37,7 @@ class Server:
     def serve(self) -> None:
         """Until the input ends."""
         threading.Thread(target=self._listen, daemon=True).start()
-        self.say(kind="ready", context_length=self._model.context_length)
+        self.say(kind="ready", context_length=self._model.context_length, note=self._model.note)
         while (request := self._requests.get()) is not None:
             try:
                 self._answer(request)

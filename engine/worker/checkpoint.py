@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from engine.config import Frozen
 from engine.paths import RunDir, partial
 from engine.worker.context import size, sync
+from engine.worker.lineage import Base
 
 MANIFEST = "MANIFEST.json"
 NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -38,6 +39,7 @@ class Manifest(Frozen):
     trained_tokens: int
     plan_sha256: str
     data_sha256: str
+    base: Base = Base()
     versions: dict[str, str]
     files: dict[str, FileFact] = {}
 

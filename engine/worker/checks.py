@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.config import Quant
 from engine.events import Check
 from engine.text import clean_line
 from engine.worker.distribution import log_softmax, mean_kl
@@ -23,7 +24,7 @@ YOURS = "it is your model, not the base"
 SAME_DISTRIBUTION = "same distribution"
 SAME_LOSS = "same held-out loss"
 
-KL_LIMITS = {
+KL_LIMITS: dict[Quant, tuple[float, float]] = {
     "bf16": (2e-4, 1e-3), "Q8_0": (0.004, 0.01), "Q6_K": (0.015, 0.04), "Q5_K_M": (0.03, 0.08), "Q5_K_S": (0.04, 0.1),
     "Q4_K_M": (0.08, 0.2), "Q4_K_S": (0.1, 0.25), "Q3_K_M": (0.2, 0.5), "Q2_K": (0.6, 1.5),
 }  # fmt: skip
@@ -44,7 +45,7 @@ MISSED_STOPS = 1
 class Examined:
     """What one GGUF file says to the subject."""
 
-    form: str
+    form: Quant
     checks: list[Check]
     kl: float
     warning: str = ""
@@ -52,7 +53,7 @@ class Examined:
 
 
 def examine(
-    form: str, model: LlamaModel, subject: Subject, reference: Reference, on_step: Callable[[int, int], None]
+    form: Quant, model: LlamaModel, subject: Subject, reference: Reference, on_step: Callable[[int, int], None]
 ) -> Examined:
     """All lines for one file; `on_step(done, total)` follows and may raise to stop."""
     steps = len(subject.rows) + len(subject.questions)
@@ -65,7 +66,7 @@ def examine(
         on_step(number, steps)
     stopped = 0
     for number, question in enumerate(subject.questions, 1):
-        stopped += model.generate(question.input_ids, question.expected_tokens).stopped
+        stopped += model.generate(question.input_ids, subject.budget).stopped
         on_step(len(subject.rows) + number, steps)
     kl = mean_kl(reference.tuned, said)
     checks = [
@@ -86,7 +87,7 @@ def _of_labels(every: NDArray[np.float32], labels: list[int]) -> NDArray[np.floa
     return picked
 
 
-def _same_tokens(form: str, model: LlamaModel, subject: Subject) -> Check:
+def _same_tokens(form: Quant, model: LlamaModel, subject: Subject) -> Check:
     template = model.metadata("tokenizer.chat_template") or ""
     renderer = Renderer(template, model.token_text(model.bos), model.token_text(model.eos))
     differ = sum(
@@ -108,7 +109,7 @@ def _same_tokens(form: str, model: LlamaModel, subject: Subject) -> Check:
     )
 
 
-def _known_end(form: str, model: LlamaModel, subject: Subject) -> Check:
+def _known_end(form: Quant, model: LlamaModel, subject: Subject) -> Check:
     tokenizer, turn = subject.tokenizer, subject.end_of_turn
     end = tokenizer.eos_token_id if turn is None else turn
     wrong = []
@@ -130,7 +131,7 @@ def _known_end(form: str, model: LlamaModel, subject: Subject) -> Check:
     )
 
 
-def _stops(form: str, stopped: int, subject: Subject, reference: Reference) -> Check:
+def _stops(form: Quant, stopped: int, subject: Subject, reference: Reference) -> Check:
     """Judged against the trained model: an answer that runs on there as well is a fault of training, not of export."""
     least = max(reference.stopped - MISSED_STOPS, min(reference.stopped, 1))
     passed = stopped >= least
@@ -145,7 +146,7 @@ def _stops(form: str, stopped: int, subject: Subject, reference: Reference) -> C
     )
 
 
-def _yours(form: str, distance: float, subject: Subject, reference: Reference) -> Check:
+def _yours(form: Quant, distance: float, subject: Subject, reference: Reference) -> Check:
     wanted = max(reference.from_base / 2, LEAST_CHANGE)
     passed = distance >= wanted
     remedy = "The adapter was not folded in: make the file again (finetui gguf)."
@@ -162,7 +163,7 @@ def _yours(form: str, distance: float, subject: Subject, reference: Reference) -
     )
 
 
-def _same_distribution(form: str, kl: float, subject: Subject) -> Check:
+def _same_distribution(form: Quant, kl: float, subject: Subject) -> Check:
     limit = KL_LIMITS[form][1]
     passed = kl <= limit
     return Check(
@@ -176,7 +177,7 @@ def _same_distribution(form: str, kl: float, subject: Subject) -> Check:
     )
 
 
-def _cause(form: str, kl: float) -> str:
+def _cause(form: Quant, kl: float) -> str:
     if form != "bf16":
         return f"{form} loses too much of this model: export a finer one, for example Q8_0."
     if kl < 0.01:
@@ -186,7 +187,7 @@ def _cause(form: str, kl: float) -> str:
     )
 
 
-def _same_loss(form: str, loss: float, subject: Subject, reference: Reference) -> Check:
+def _same_loss(form: Quant, loss: float, subject: Subject, reference: Reference) -> Check:
     allowed = 1.02 * reference.loss + max(0.02, 2 * KL_LIMITS[form][1])
     tokens = sum(row.trained for row in subject.rows)
     passed = tokens == 0 or loss <= allowed
@@ -201,6 +202,6 @@ def _same_loss(form: str, loss: float, subject: Subject, reference: Reference) -
     )
 
 
-def _warning(form: str, kl: float) -> str:
+def _warning(form: Quant, kl: float) -> str:
     warn, fail = KL_LIMITS[form]
     return f"mean KL {kl:.2g} is above the usual {warn:g}" if warn < kl <= fail else ""

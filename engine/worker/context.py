@@ -28,6 +28,13 @@ class StopRequested(Exception):
 
 
 @dataclass
+class Signal:
+    """Whether a signal asked this worker to stop: one for all of its stages."""
+
+    came: bool = False
+
+
+@dataclass
 class Context:
     """One stage's view of its run."""
 
@@ -36,7 +43,7 @@ class Context:
     events: EventWriter
     options: StageOptions
     stage: StageName
-    signalled: bool = False
+    signal: Signal = field(default_factory=Signal)
     """Set by a signal handler: stop as if the stop file were there."""
     _last_progress: tuple[str, float] = field(default=("", 0.0))
 
@@ -63,7 +70,7 @@ class Context:
 
     def stop_requested(self) -> bool:
         """True once the stop file exists or a signal came."""
-        return self.signalled or self.run.stop.exists()
+        return self.signal.came or self.run.stop.exists()
 
     def check_stop(self) -> None:
         """Raise `StopRequested` if a stop was asked for; called at safe points."""

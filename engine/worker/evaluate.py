@@ -13,9 +13,9 @@ from engine.datasets.base import Row
 from engine.datasets.rows import read_rows
 from engine.errors import DataError, MissingError
 from engine.events import Score
-from engine.text import clean
+from engine.text import clean, clean_line
 from engine.worker import checkpoint, heldout, model
-from engine.worker.answer import LONGEST_ANSWER, SLACK, Answer, Question, ask, questions, score, stop_tokens
+from engine.worker.answer import LONGEST_ANSWER, SLACK, Answer, Question, ask, said, score, stop_tokens
 from engine.worker.context import Context
 from engine.worker.gpu_watch import watching
 from engine.worker.tokenize import Encoded, Tally, encode_rows
@@ -53,7 +53,7 @@ class Evaluation(Frozen):
     data: str
     data_sha256: str
     rows: int
-    """Rows in the file; those with an answer longer than `LONGEST_ANSWER` tokens are not asked."""
+    """Rows in the file; not all are asked, see `heldout.askable`."""
     forms: tuple[Form, ...]
 
 
@@ -65,6 +65,8 @@ class Exam:
     asked: list[Question]
     encoded: list[Encoded]
     end_of_turn: int | None
+    data: str
+    """The name of the file, if it does not hold the run's own rows."""
 
 
 def run(context: Context) -> None:
@@ -76,9 +78,13 @@ def run(context: Context) -> None:
     rows = _rows(path)
     exam = _exam(context, rows, path)
     with watching(context):
-        forms = [*_hugging_face_forms(context, exam), *_gguf_forms(context, exam)]
+        forms = list(_hugging_face_forms(context, exam))
+        model.release()
+        forms += _gguf_forms(context, exam)
     result = Evaluation(data=clean(str(path)), data_sha256=checkpoint.sha256(path), rows=len(rows), forms=tuple(forms))
-    with context.writing(context.run.evaluation) as partial:
+    # Other rows than the run's own are another question: their scores stand beside, never in place of the run's.
+    target = context.run.evaluation_of(path.stem) if context.options.data else context.run.evaluation
+    with context.writing(target) as partial:
         partial.write_text(json.dumps(result.model_dump(), indent=2, ensure_ascii=True) + "\n", "utf-8")
 
 
@@ -96,11 +102,8 @@ def _exam(context: Context, rows: Sequence[Row], path: Path) -> Exam:
     tally = Tally()
     batches = encode_rows(tokenizer, rows, context.plan.train.max_length, tally, path.name)
     encoded = [row for batch in batches for row in batch]
-    asked = questions(tokenizer, heldout.chats(rows))
-    if len(asked) < len(rows):
-        detail = f"Only answers of at most {LONGEST_ANSWER} tokens are compared whole."
-        context.finding("warning", f"{len(rows) - len(asked):,} of {len(rows):,} rows are not asked", detail)
-    return Exam(tokenizer, asked, encoded, tally.end_of_turn)
+    foreign = clean_line(path.name) if context.options.data else ""
+    return Exam(tokenizer, heldout.askable(context, tokenizer, rows), encoded, tally.end_of_turn, foreign)
 
 
 def _hugging_face_forms(context: Context, exam: Exam) -> Iterator[Form]:
@@ -134,9 +137,8 @@ def _ask_gguf(path: Path, exam: Exam, told: Any) -> list[Answer]:
     answers = []
     with LlamaModel(path, context_length=longest + LONGEST_ANSWER + SLACK) as subject:
         for question in exam.asked:
-            said = subject.generate(question.input_ids, question.expected_tokens + SLACK)
-            text = exam.tokenizer.decode(list(said.ids), skip_special_tokens=True)
-            answers.append(Answer(text.strip(), said.stopped))
+            told_ids = subject.generate(question.input_ids, question.expected_tokens + SLACK)
+            answers.append(Answer(said(exam.tokenizer, told_ids.ids), told_ids.stopped))
             told(len(answers))
     return answers
 
@@ -152,7 +154,7 @@ def _teller(context: Context, exam: Exam, name: str) -> Any:
 
 
 def _form(context: Context, exam: Exam, name: str, answers: Sequence[Answer], loss: float | None) -> Form:
-    scored: Score = score(name, exam.asked, answers)
+    scored: Score = score(name, exam.asked, answers).model_copy(update={"data": exam.data})
     context.emit(scored)
     shown = [
         Told(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engine.errors import MissingError, RunError
 from engine.text import clean_line
+from engine.worker.model_files import weight_files
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """What a base may be stored in; anything else is quantized, and an adapter cannot be folded into it."""
@@ -68,7 +69,7 @@ class Weights:
         self.folder = folder
         self._handles: dict[Path, Any] = {}
         self._files: dict[str, Path] = {}
-        files = sorted(folder.glob("model*.safetensors"))
+        files = weight_files(folder)
         if not files:
             raise MissingError(
                 "The base model's weights are not here",

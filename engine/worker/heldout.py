@@ -9,8 +9,8 @@ from typing import Any
 
 from engine.datasets.base import Message, Row
 from engine.paths import partial
-from engine.worker.answer import inference
-from engine.worker.context import sync
+from engine.worker.answer import LONGEST_ANSWER, Question, inference, questions
+from engine.worker.context import Context, sync
 from engine.worker.tokenize import IGNORED, Encoded
 
 BATCH_ROWS = 16
@@ -34,6 +34,16 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def chats(rows: Sequence[Row]) -> list[list[Message]]:
     """The rows' conversations."""
     return [row.messages for row in rows]
+
+
+def askable(context: Context, tokenizer: Any, rows: Sequence[Row]) -> list[Question]:
+    """The rows as questions; how many are left out is told. Raises `DataError` if the template refuses a row."""
+    limit = context.plan.train.max_length
+    asked = questions(tokenizer, chats(rows), limit)
+    if len(asked) < len(rows):
+        detail = f"Asked is what ends with an answer of at most {LONGEST_ANSWER} tokens, and has {limit:,} with it."
+        context.finding("warning", f"{len(rows) - len(asked):,} of {len(rows):,} held-out rows are not asked", detail)
+    return asked
 
 
 def loss(model: Any, encoded: Sequence[Encoded]) -> float:

@@ -15,8 +15,9 @@ import psutil
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
+from engine import gpu
 from engine.errors import RunError
-from engine.units import MIB
+from engine.units import GIB, MIB, format_bytes
 from engine.worker import llama_log
 
 BATCH = 256
@@ -58,6 +59,31 @@ def _has_amx() -> bool:
         return False
 
 
+ALL_LAYERS = -1
+"""llama.cpp's own sign for every layer, and the output after them."""
+
+BESIDE_BYTES = GIB
+"""GPU memory for keys and values, logits and the driver, beside a tenth of the file for working memory."""
+
+
+def gpu_layers(size_bytes: int, free_bytes: int, count_layers: Callable[[], int]) -> int:
+    """How many of a file's layers fit into the GPU's free memory: `ALL_LAYERS`, some, or 0.
+
+    `count_layers` is asked only where not all of them do.
+    """
+    room = free_bytes - BESIDE_BYTES - size_bytes // 10
+    if size_bytes <= room:
+        return ALL_LAYERS
+    # The embedding and the output, which are no layer, make the share of one smaller than this: to be on the safe side.
+    return max(0, count_layers() * room // size_bytes)
+
+
+def layers_of(path: Path) -> int:
+    """The number of layers in a GGUF file, by its own metadata. Raises `RunError` if it cannot be read."""
+    with LlamaModel(path, vocab_only=True) as model:
+        return int(model.metadata(f"{model.metadata('general.architecture')}.block_count") or 0)
+
+
 class LlamaModel:
     """One GGUF file, loaded. Use as a context manager or call `close()`: the library wants it explicitly."""
 
@@ -76,31 +102,60 @@ class LlamaModel:
         self._context: Any = None
         self._past: list[int] = []
         """Tokens that the context's memory holds."""
-        self._model = self._load(path, vocab_only)
+        self.note = ""
+        """Why it does not run on the GPU as a whole; empty where it does, or where there is none."""
+        self._model: Any = None
+        tries = [0] if vocab_only else self._offloads()
+        for layers in tries:
+            try:
+                self._open(layers, vocab_only)
+                break
+            except RunError:  # with too many layers for the GPU llama.cpp says the same as for a damaged file
+                if layers == tries[-1]:
+                    raise
+                self.note = "llama.cpp could not use the GPU for this file: the CPU computes"
+
+    def _offloads(self) -> list[int]:
+        """The numbers of layers to try on the GPU, in this order; at the last, 0, only the file can be at fault."""
+        if not api.llama_supports_gpu_offload() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            return [0]
+        cards = gpu.read().gpus
+        free = cards[0].free_bytes if cards else None
+        if free is None or not self.path.is_file():
+            return [ALL_LAYERS, 0]
+        layers = gpu_layers(self.path.stat().st_size, free, lambda: layers_of(self.path))
+        if layers != ALL_LAYERS:
+            self.note = (
+                f"{layers or 'no'} layers fit the GPU's {format_bytes(free)} of free memory, the CPU does the rest"
+            )
+        return [layers, 0] if layers else [0]
+
+    def _open(self, layers: int, vocab_only: bool) -> None:
+        parameters = api.llama_model_default_params()
+        parameters.n_gpu_layers = layers
+        parameters.use_extra_bufts = not _has_amx()
+        parameters.vocab_only = vocab_only
+        there = self.path.is_file()
+        self._model = api.llama_model_load_from_file(str(self.path).encode(), parameters) if there else None
+        if not self._model:
+            words = llama_log.last_words() if there else "there is no such file"
+            hints = ("The file may be damaged or cut short: make it again with finetui gguf.",)
+            raise RunError("The GGUF file cannot be loaded", f"{self.path.name}: {words}", hints)
         self._vocab = api.llama_model_get_vocab(self._model)
         self.vocab_size = int(api.llama_vocab_n_tokens(self._vocab))
         if not vocab_only:
-            self._open_context()
+            self._open_context(on_gpu=layers != 0)
 
-    def _load(self, path: Path, vocab_only: bool) -> Any:
-        parameters = api.llama_model_default_params()
-        parameters.n_gpu_layers = -1 if api.llama_supports_gpu_offload() else 0
-        parameters.use_extra_bufts = not _has_amx()
-        parameters.vocab_only = vocab_only
-        model = api.llama_model_load_from_file(str(path).encode(), parameters) if path.is_file() else None
-        if not model:
-            words = llama_log.last_words() if path.is_file() else "there is no such file"
-            hints = ("The file may be damaged or cut short: make it again with finetui gguf.",)
-            raise RunError("The GGUF file cannot be loaded", f"{path.name}: {words}", hints)
-        return model
-
-    def _open_context(self) -> None:
+    def _open_context(self, on_gpu: bool) -> None:
         trained = int(api.llama_model_n_ctx_train(self._model))
         self.context_length = min(self.context_length, trained) if trained > 0 else self.context_length
         parameters = api.llama_context_default_params()
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = BATCH
         parameters.n_threads = parameters.n_threads_batch = threads(self.path.stat().st_size)
+        parameters.offload_kqv = parameters.op_offload = (
+            on_gpu  # else a full GPU would be asked for memory all the same
+        )
         self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
             self.close()
@@ -145,10 +200,6 @@ class LlamaModel:
             buffer = ctypes.create_string_buffer(-size)
             size = api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:size]
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
-        return b"".join(self.piece(token) for token in ids).decode("utf-8", "replace")
 
     def is_eog(self, token: int) -> bool:
         """True if the token ends an answer."""

@@ -13,25 +13,12 @@ from torch import Tensor
 
 from engine.worker.context import Context
 from engine.worker.fold import DTYPES, Folded, TensorSpec, Weights, load_adapter
-from engine.worker.model import locate
+from engine.worker.model import CARRIED, locate
 from engine.worker.model_files import read_json
 from engine.worker.template import chat_template, end_of_turn
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, the size that hubs and transformers split at."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Copied from the base: what transformers saves again lacks `tokenizer.model` and renames the tokenizer's class."""
 
 
 def run(context: Context) -> None:
@@ -138,9 +125,9 @@ def _ends(base: Path, known: int | list[int] | None) -> int | list[int]:
 
 
 def _copy_tokenizer(context: Context, base: Path, folder: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
+    """From the base: what transformers saves again lacks `tokenizer.model` and renames the tokenizer's class."""
+    for file in {file for pattern in CARRIED for file in base.glob(pattern) if file.is_file()}:
+        shutil.copyfile(file, folder / file.name)
     if chat_template(base) is None and (trained := chat_template(context.run.adapter)) is not None:
         (folder / "chat_template.jinja").write_text(trained, "utf-8")
 

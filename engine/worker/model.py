@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from engine.errors import FinetuiError, MissingError
 from engine.plan import Plan
 from engine.text import clean_line
+from engine.worker import lineage
 from engine.worker.context import Context
 
 Device = Literal["cuda", "cpu"]
@@ -75,33 +77,37 @@ def describe(device: Device) -> str:
 
 
 def locate(context: Context) -> Path:
+    """The folder of the base that the run's adapter was trained on; without an adapter, of the planned one."""
+    return find_base(context, lineage.read(context.run.adapter))
+
+
+def find_base(context: Context, trained: lineage.Base | None = None) -> Path:
     """The folder of the base's weights: the preset's own, the hub cache's, or downloaded into that cache.
 
-    Raises `MissingError` saying what to do: offline, gated, unknown model or revision, half a folder.
+    `trained`: it must be that one, the recorded commit on the hub, and not what the preset's revision means by now.
+    Raises `MissingError` saying what to do: offline, gated, unknown model or revision, half a folder; `RunError` if
+    it has changed since the training.
     """
     preset = context.plan.preset
     folder = Path(preset.model).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or preset.model.startswith("."):
             raise MissingError("The model's folder is not there", str(folder), ("Check `model` in the preset.",))
-        folder = _from_hub(context)
+        folder = _from_hub(context, (trained and trained.commit) or preset.revision)
     _require_whole(folder)
+    if trained is not None:
+        lineage.require_same(folder, trained)
     return folder
 
 
-def commit_of(folder: Path) -> str | None:
-    """The hub's commit of a cached snapshot (`…/snapshots/<commit>`); None for a folder of one's own."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
-def _from_hub(context: Context) -> Path:
+def _from_hub(context: Context, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    preset = context.plan.preset
+    repo = context.plan.preset.model
     arguments: dict[str, Any] = {
-        "repo_id": preset.model,
-        "revision": preset.revision,
+        "repo_id": repo,
+        "revision": revision,
         "allow_patterns": WANTED,
         "ignore_patterns": UNWANTED,
     }
@@ -110,8 +116,8 @@ def _from_hub(context: Context) -> Path:
         _require_whole(folder)
         return folder
     except (LocalEntryNotFoundError, MissingError):
-        context.phase(f"downloading {preset.model}")
-    with _hub_errors(preset.model, preset.revision):
+        context.phase(f"downloading {repo}")
+    with _hub_errors(repo, revision):
         return Path(snapshot_download(**arguments, tqdm_class=_progress_bar(context)))
 
 
@@ -241,6 +247,15 @@ def load_base(context: Context, folder: Path, device: Device) -> Any:
     if nf4:
         _require_nf4(context, model)
     return model
+
+
+def release() -> None:
+    """Give the memory of models that nobody holds any more back to the machine, so that llama.cpp can have it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _require_nf4(context: Context, model: Any) -> None:

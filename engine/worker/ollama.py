@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.errors import CertificateError, MissingError, UsageError
-from engine.ollama import Client, Parameters, modelfile, valid_name
+from engine.ollama import Client, Parameters, modelfile, sha256, valid_name
 from engine.runs import slug
 from engine.worker.context import Context
 from engine.worker.gguf.vocabulary import load_tokenizer
@@ -55,19 +57,26 @@ def _file(context: Context) -> Path:
 
 def _require_certificate(context: Context, gguf: Path) -> None:
     """Refuse a file that is not certified as it lies there now, unless told to go ahead."""
-    if context.options.replace:
+    if context.options.uncertified:
+        context.finding("warning", f"{gguf.name} goes to Ollama without a look at its certificate")
         return
-    again = (f"finetui certify {context.run.name}", "Or go ahead without: --replace")
+    again = (f"finetui certify {context.run.name}", "Or go ahead without: --uncertified")
     if not context.run.certificate.is_file():
         raise CertificateError("This export is not certified", "certificate.json is missing", again)
     form = gguf.name.removeprefix("model.").removesuffix(".gguf")
     found = read_json(context.run.certificate).get("forms", {}).get(form)
-    stat = gguf.stat()
-    if found is None or (found["size_bytes"], found["mtime_ns"]) != (stat.st_size, stat.st_mtime_ns):
+    if found is None or not _is_what_was_certified(context, gguf, found):
         raise CertificateError("The certificate is not for this file", f"{gguf.name} was made later", again)
     failed = [check["title"] for check in found["checks"] if not check["passed"]]
     if failed:
         raise CertificateError("The certificate of this file failed", "; ".join(failed), again)
+
+
+def _is_what_was_certified(context: Context, gguf: Path, found: Mapping[str, Any]) -> bool:
+    if found.get("size_bytes") != gguf.stat().st_size:
+        return False
+    digest = sha256(gguf, lambda what, done, total: _on_progress(context, what, done, total))
+    return digest == found.get("sha256")
 
 
 def parameters_for(context: Context) -> Parameters:

@@ -1,11 +1,10 @@
-"""What the trained model says, by transformers and peft: the base with its adapter unmerged, in fp32.
+"""What the trained model says, by transformers and peft: the 16-bit base with its adapter unmerged, in fp32.
 
 Nothing of the export (the fold, the converter, llama.cpp) is used here, so that none of its errors can cancel out.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from engine.datasets.base import Message
-from engine.errors import FitError, MissingError
-from engine.units import format_bytes
-from engine.worker.answer import Question, ask, inference, questions, stop_tokens
+from engine.errors import MissingError
+from engine.worker.answer import SLACK, Question, ask, inference, questions, stop_tokens
 from engine.worker.context import Context
 from engine.worker.distribution import log_softmax, mean_kl
 from engine.worker.heldout import loss
-from engine.worker.model import load_tokenizer
+from engine.worker.model import Device, load_tokenizer, release
 from engine.worker.template import end_of_turn
 from engine.worker.tokenize import Encoded, encode, prompt_ids
+from engine.worker.unmerged import load
 
 CHATS = 48
 """Held-out conversations that are compared."""
@@ -35,8 +33,6 @@ LONGEST = 1024
 """Tokens of one conversation that are looked at."""
 ANSWERS = 12
 """Greedy answers that must end by themselves."""
-SMALL = 20_000_000
-"""Parameters below which torch computes on one thread: threads that wait for each other are slower than none."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,18 @@ class Subject:
     positions: list[NDArray[np.intp]]
     """Evenly spread positions in each row."""
     questions: list[Question]
-    """To be answered; `expected_tokens` is the most that an answer may take."""
+    """To be answered; `expected_tokens` is the same for all, so that each may take `budget` tokens on both sides."""
     end_of_turn: int | None
 
     @property
     def count(self) -> int:
         """How many positions are compared."""
         return sum(len(places) for places in self.positions)
+
+    @property
+    def budget(self) -> int:
+        """The most tokens that an answer may take: what `ask` gives a batch, whose questions all expect as many."""
+        return max((question.expected_tokens for question in self.questions), default=0) + SLACK
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Reference:
     """Held-out loss in nats per trained token."""
     stopped: int
     """How many of the questions' answers ended by themselves."""
+    computed: str
+    """How and where it was computed."""
 
 
 def read_subject(context: Context, base: Path) -> Subject:
@@ -91,7 +94,7 @@ def read_subject(context: Context, base: Path) -> Subject:
         prompts=[prompt_ids(tokenizer, before_answer(chat)) for chat in chats],
         rows=rows,
         positions=[_spread(len(row.input_ids), share) for row in rows],
-        questions=[_with_room(question, limit) for question in questions(tokenizer, chats)[:ANSWERS]],
+        questions=_askable(questions(tokenizer, chats), limit),
         end_of_turn=end_of_turn(folder),
     )
 
@@ -120,14 +123,24 @@ def _spread(length: int, count: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.intp))
 
 
-def _with_room(question: Question, limit: int) -> Question:
-    room = max(limit - len(question.input_ids) - 1, 1)
-    return replace(question, expected_tokens=min(2 * question.expected_tokens + 32, room))
+def _askable(found: Sequence[Question], limit: int) -> list[Question]:
+    """The first questions that leave room for an answer twice as long as expected; all of them then get the most."""
+
+    def fits(question: Question, tokens: int) -> bool:
+        return len(question.input_ids) + tokens + SLACK < limit
+
+    chosen = [question for question in found if fits(question, _generous(question))][:ANSWERS]
+    most = max(map(_generous, chosen), default=0)
+    return [replace(question, expected_tokens=most) for question in chosen if fits(question, most)]
 
 
-def measure(context: Context, base: Path, subject: Subject) -> Reference:
-    """Load the model with its adapter, ask it everything, and let it go. Raises `FitError` without memory."""
-    model = _load(context, base)
+def _generous(question: Question) -> int:
+    return 2 * question.expected_tokens + 32
+
+
+def measure(context: Context, base: Path, subject: Subject, device: Device) -> Reference:
+    """Load the model with its adapter, ask it everything, and let it go. `device`: "cpu" touches no GPU."""
+    model, placement = load(context, base, device)
     try:
         context.phase("asking the model as it was trained")
         tuned, plain = [], []
@@ -142,10 +155,10 @@ def measure(context: Context, base: Path, subject: Subject) -> Reference:
         stopped = sum(answer.stopped for answer in answers)
         trained = [row for row in subject.rows if row.trained]
         heldout_loss = loss(model, trained) if trained else float("nan")
-        return Reference(tuned, plain, mean_kl(plain, tuned), heldout_loss, stopped)
+        return Reference(tuned, plain, mean_kl(plain, tuned), heldout_loss, stopped, str(placement))
     finally:
         del model
-        _release()
+        release()
 
 
 def _log_probabilities(model: Any, ids: list[int], places: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -155,43 +168,3 @@ def _log_probabilities(model: Any, ids: list[int], places: NDArray[np.intp]) -> 
         where = torch.from_numpy(places).to(model.device)
         logits = model(torch.tensor([ids], device=model.device), logits_to_keep=where, use_cache=False).logits[0]
     return log_softmax(logits.float().cpu().numpy())
-
-
-def _load(context: Context, base: Path) -> Any:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    needed = 4 * context.plan.preset.parameters
-    device = _device(needed)
-    if device == "cpu" and context.plan.preset.parameters < SMALL:
-        torch.set_num_threads(1)
-    context.phase(f"loading the 16-bit base with the adapter, in fp32 on the {'GPU' if device == 'cuda' else 'CPU'}")
-    model = AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.float32, device_map={"": device}, use_safetensors=True, trust_remote_code=False
-    )
-    return PeftModel.from_pretrained(model, str(context.run.adapter)).eval()
-
-
-def _device(needed: int) -> str:
-    """Where `needed` bytes of weights fit, with a fifth to spare: the GPU, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available() and needed * 1.2 < torch.cuda.mem_get_info()[0]:
-        return "cuda"
-    available = psutil.virtual_memory().available
-    if needed * 1.2 > available:
-        raise FitError(
-            "The certificate needs more memory than there is",
-            f"the model in fp32 takes {format_bytes(needed)}, {format_bytes(available)} of memory are free",
-            ("Close other programs, or certify on a machine with more memory: copy the run's folder there.",),
-        )
-    return "cpu"
-
-
-def _release() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

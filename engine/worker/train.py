@@ -15,9 +15,10 @@ from engine.datasets.split import split
 from engine.errors import DataError, MissingError, RunError
 from engine.text import clean_line
 from engine.units import format_bytes
-from engine.worker import checkpoint, heldout, model
-from engine.worker.answer import Question, ask, questions, score, stop_tokens
+from engine.worker import checkpoint, heldout, lineage, model
+from engine.worker.answer import Question, ask, score, stop_tokens
 from engine.worker.context import Context, StopRequested
+from engine.worker.faults import is_gpu_full
 from engine.worker.gpu_watch import watching
 from engine.worker.tokenize import Encoded, Tally, encode_rows, require_trainable, will_it_stop
 
@@ -33,6 +34,7 @@ class Prepared:
     """Everything that training needs, loaded."""
 
     folder: Path
+    base_facts: lineage.Base
     device: model.Device
     tokenizer: Any
     base: Any
@@ -52,19 +54,25 @@ def run(context: Context) -> None:
     found = _find_checkpoint(context) if context.options.resume else None
     device = model.claim_device(context.plan)
     with watching(context):
-        prepared = _prepare(context, device)
+        prepared = _prepare(context, device, found)
         trainer = _make_trainer(context, prepared, found)
         if found is None:
             with trainer.model.disable_adapter():
                 _score(context, "base", trainer.model, prepared)
         _train(context, trainer, found)
-        _write_adapter(context, trainer.model, prepared.folder)
+        _write_adapter(context, trainer.model, prepared)
         _score(context, "as trained", trainer.model, prepared)
 
 
 def _require_planned_data(context: Context) -> None:
     context.phase("checking that the data are those of the plan")
-    path, planned = Path(context.plan.data.path), context.plan.summary.sha256
+    plan = context.plan
+    _require_planned(Path(plan.data.path), plan.summary.sha256)
+    if plan.data.eval_path and plan.summary.eval_sha256:
+        _require_planned(Path(plan.data.eval_path), plan.summary.eval_sha256)
+
+
+def _require_planned(path: Path, planned: str) -> None:
     try:
         seen = checkpoint.sha256(path)
     except OSError as error:
@@ -88,11 +96,12 @@ def _find_checkpoint(context: Context) -> checkpoint.Found | None:
     return found
 
 
-def _prepare(context: Context, device: model.Device) -> Prepared:
+def _prepare(context: Context, device: model.Device, found: checkpoint.Found | None) -> Prepared:
     plan = context.plan
     rows, kept = split(plan.data, plan.train.seed)
     heldout.write_rows(context.run.heldout, kept)
-    folder = model.locate(context)
+    folder = model.find_base(context, found.manifest.base if found is not None else None)
+    base_facts = lineage.base_of(folder)
     context.phase("loading the tokenizer")
     tokenizer = model.load_tokenizer(folder)
     encoded, tally = _tokenize(context, tokenizer, rows, plan.data.path)
@@ -103,9 +112,9 @@ def _prepare(context: Context, device: model.Device) -> Prepared:
     configured = stop_tokens(tokenizer, base, None)
     for level, title, detail in [*_cuts(tally, plan.train), *will_it_stop(tokenizer, configured, tally)]:
         context.finding(level, title, detail)
-    asked = questions(tokenizer, heldout.chats(kept))[: plan.train.score_rows]
+    asked = heldout.askable(context, tokenizer, kept)[: plan.train.score_rows] if plan.train.score_rows else []
     stops = stop_tokens(tokenizer, base, tally.end_of_turn)
-    return Prepared(folder, device, tokenizer, base, encoded, held_out, asked, stops)
+    return Prepared(folder, base_facts, device, tokenizer, base, encoded, held_out, asked, stops)
 
 
 def _tokenize(context: Context, tokenizer: Any, rows: Sequence[Row], path: str) -> tuple[list[Encoded], Tally]:
@@ -142,7 +151,7 @@ def _make_trainer(context: Context, prepared: Prepared, found: checkpoint.Found 
     trainer = AdapterTrainer(
         context,
         HeldOut(prepared.held_out, prepared.asked[:SAMPLES], prepared.stops),
-        found.manifest if found is not None else _first_manifest(context),
+        found.manifest if found is not None else _first_manifest(context, prepared.base_facts),
         model=prepared.base,
         args=_arguments(context, prepared.device),
         train_dataset=_dataset(prepared.rows),
@@ -150,7 +159,7 @@ def _make_trainer(context: Context, prepared: Prepared, found: checkpoint.Found 
         peft_config=_lora(context),
     )
     config = trainer.model.peft_config["default"]
-    config.base_model_name_or_path, config.revision = context.plan.preset.model, model.commit_of(prepared.folder)
+    config.base_model_name_or_path, config.revision = context.plan.preset.model, prepared.base_facts.commit
     weights = trainable(trainer.model)
     if prepared.device == "cpu":
         for weight in weights.values():  # trl casts them to bfloat16 for a quantized base
@@ -161,12 +170,13 @@ def _make_trainer(context: Context, prepared: Prepared, found: checkpoint.Found 
     return trainer
 
 
-def _first_manifest(context: Context) -> checkpoint.Manifest:
+def _first_manifest(context: Context, base: lineage.Base) -> checkpoint.Manifest:
     return checkpoint.Manifest(
         step=0,
         trained_tokens=0,
         plan_sha256=checkpoint.sha256(context.run.plan),
         data_sha256=context.plan.summary.sha256,
+        base=base,
         versions={name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
     )
 
@@ -193,7 +203,7 @@ def _arguments(context: Context, device: model.Device) -> Any:
         max_steps=plan.steps,
         warmup_steps=plan.warmup_steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
+        lr_scheduler_type=_schedule(settings),
         weight_decay=settings.weight_decay,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -218,6 +228,11 @@ def _arguments(context: Context, device: model.Device) -> Any:
     )
 
 
+def _schedule(settings: TrainSpec) -> str:
+    # transformers' own "constant" knows no warm-up.
+    return "constant_with_warmup" if settings.lr_scheduler_type == "constant" else settings.lr_scheduler_type
+
+
 def _dataset(rows: Sequence[Encoded]) -> Any:
     import numpy as np
     from datasets import Dataset
@@ -231,15 +246,18 @@ def _dataset(rows: Sequence[Encoded]) -> Any:
 
 
 def _train(context: Context, trainer: AdapterTrainer, found: checkpoint.Found | None) -> None:
-    from torch import OutOfMemoryError
-
     context.check_stop()
     if found is None:
         shutil.rmtree(context.run.checkpoints, ignore_errors=True)  # of an earlier start that was not resumed
+    elif found.manifest.step >= context.plan.steps:  # transformers would take one step more, and change the weights
+        trainer._load_from_checkpoint(str(found.path))
+        return
     context.phase(f"training on {model.describe('cuda' if context.plan.device == 'cuda' else 'cpu')}")
     try:
         trainer.train(resume_from_checkpoint=str(found.path) if found is not None else None)
-    except OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_gpu_full(error):
+            raise
         raise _out_of_memory(context, str(error)) from error
     stopped_at = trainer.pace.stopped_at
     if stopped_at is not None:
@@ -259,7 +277,7 @@ def _out_of_memory(context: Context, words: str) -> RunError:
     return RunError("The GPU's memory is full", f"{planned}; {clean_line(words, 300)}", hints)
 
 
-def _write_adapter(context: Context, trained: Any, folder: Path) -> None:
+def _write_adapter(context: Context, trained: Any, prepared: Prepared) -> None:
     from engine.worker.trainer import require_finite, require_learned, save_adapter
 
     context.phase("writing the adapter")
@@ -268,8 +286,9 @@ def _write_adapter(context: Context, trained: Any, folder: Path) -> None:
     with context.writing(context.run.adapter) as partial:
         partial.mkdir()
         save_adapter(trained, partial)
-        carry_tokenizer(folder, partial)
-        (partial / "README.md").write_text(_card(context, folder), "utf-8")
+        lineage.write(partial, prepared.base_facts)
+        carry_tokenizer(prepared.folder, partial)
+        (partial / "README.md").write_text(_card(context, prepared.base_facts), "utf-8")
 
 
 def carry_tokenizer(source: Path, target: Path) -> None:
@@ -281,10 +300,10 @@ def carry_tokenizer(source: Path, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-def _card(context: Context, folder: Path) -> str:
+def _card(context: Context, base: lineage.Base) -> str:
     plan, settings = context.plan, context.plan.train
     lines = [
-        f"- base: {plan.preset.model} ({model.commit_of(folder) or 'local folder'}), {plan.preset.licence}",
+        f"- base: {plan.preset.model} ({base.commit or 'local folder'}), {plan.preset.licence}",
         f"- data: {Path(plan.data.path).name}, {plan.summary.rows} rows, SHA-256 {plan.summary.sha256}",
         f"- LoRA: rank {plan.lora.rank}, alpha {plan.lora.alpha}, dropout {plan.lora.dropout}, all linear layers",
         *(f"- {name}: {value}" for name, value in settings.model_dump().items()),

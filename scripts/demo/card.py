@@ -49,9 +49,9 @@ problem are the same in both.
   digit a token of its own; chat template in the form of Llama 3.
 - Pretraining: {steps} steps of 48 conversations of the kinds listed above. The last part adds lists of
   all kinds of words and signs to repeat, the words of a ticket among them, because a token that was
-  never said is hard to teach to an adapter; and forms, in another shape than the ticket, that are filled in on request. From the middle
-  of the first part on the weights were rounded to NF4 or disturbed at each step, because a model
-  this small would otherwise suffer when it is quantized.
+  never said is hard to teach to an adapter; and forms, in another shape than the ticket, that are
+  filled in on request. From the middle of the first part on the weights were rounded to NF4 or
+  disturbed at each step, because a model this small would otherwise suffer when it is quantized.
 - Context: 512 tokens at most; trained on fewer than 140.
 
 To make it again: `python scripts/make_demo.py --out presets/demo`. Everything is seeded, and the data

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import launch, runs
+from engine import runs
 from engine.paths import RunDir
 from engine.state import Status
 
@@ -66,5 +67,7 @@ def test_training_outlives_its_terminal_stops_gracefully_and_resumes() -> None:
     wait_for("it goes on after the checkpoint", lambda: steps_of(run) > checkpoint.step)
     steps = [step.step for step in runs.read(run).state.steps]
     assert steps == list(range(1, len(steps) + 1))  # one unbroken curve
-    launch.kill(run)
+    worker = runs.lock_holder(run)
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
     wait_for("a killed worker is lost", lambda: runs.read(run).status is Status.LOST)

@@ -15,17 +15,23 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import recorded
-from driving import until
+from driving import text, until
+from textual import events
 
+from engine.errors import UsageError
 from tui import messages, theme
 from tui.app import FinetuiApp
+from tui.modals.ask import AskModal
 from tui.modals.error import ErrorModal
 from tui.modals.help import HelpModal
 from tui.screens.home import HomeScreen
+from tui.screens.setup import SetupScreen
 from tui.screens.train import TrainScreen
+from tui.widgets.clean_input import CleanInput
 
 HEAVY = "'torch', 'transformers', 'numpy', 'httpx', 'pynvml', 'psutil', 'pydantic'"
 
@@ -124,6 +130,35 @@ def test_a_closed_terminal_ends_the_app_that_cannot_be_hung_up() -> None:
         assert ended(pid, 4) is not None
 
 
+def test_a_defect_is_told_in_a_sentence_with_the_terminal_given_back(own_home: Path) -> None:
+    code = "import sys, tui.app as a\nasync def back(self): secret = 'local value'; raise RuntimeError('it [broke]')\n"
+    code += "a.FinetuiApp.action_help = back\nsys.exit(a.main())"
+    with in_terminal("-c", code) as (pid, fd):
+        read_until(fd, b"No runs yet")
+        os.write(fd, b"?")
+        sent = read_until(fd, b"report it")
+        sent += read_until(fd, b"never sent", 0.5)
+        status = ended(pid)
+    after = sent[sent.index(b"\x1b[?1049l") :]
+    assert b"RuntimeError: it [broke]" in after
+    assert b"crash.log" in after.replace(b"\r\n", b"")
+    assert b"local value" not in sent
+    assert b"Traceback" not in sent
+    assert status is not None
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert "in back" in (own_home / "crash.log").read_text()
+
+
+def test_a_defect_in_a_thread_is_kept_with_its_own_traceback(own_home: Path) -> None:
+    code = "import sys, tui.app as a\ndef broken(): raise RuntimeError('in a thread')\n"
+    code += "a.FinetuiApp.action_help = lambda self: self.run_worker(broken, thread=True)\nsys.exit(a.main())"
+    with in_terminal("-c", code) as (_, fd):
+        read_until(fd, b"No runs yet")
+        os.write(fd, b"?")
+        assert b"RuntimeError: in a thread" in read_until(fd, b"report it")
+    assert "in broken" in (own_home / "crash.log").read_text()
+
+
 def test_hostile_bytes_never_reach_the_terminal() -> None:
     """On home, on the training screen and in its log."""
     recorded.hostile()
@@ -177,8 +212,6 @@ async def test_the_palette_offers_the_verbs_of_the_screen() -> None:
 
 
 async def test_a_problem_is_shown_with_what_to_do() -> None:
-    from engine.errors import UsageError
-
     app = FinetuiApp()
     async with app.run_test(size=(100, 30)) as pilot:
         app.screen.post_message(messages.Problem(UsageError("No [such] thing", "detail", ("do [this]",))))
@@ -200,3 +233,29 @@ async def test_a_screen_that_is_open_is_gone_back_to() -> None:
         app.screen.post_message(messages.Open("home"))
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
         assert len(app.screen_stack) == 1
+
+
+async def test_a_long_hint_wraps_on_a_narrow_terminal() -> None:
+    hint = "Name a preset, or the folder of a Hugging Face model with its config, its tokenizer and its last-word."
+    app = FinetuiApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.post_message(messages.Problem(UsageError("There is no such model", "", (hint,))))
+        await until(pilot, lambda: isinstance(app.screen, ErrorModal))
+        await until(pilot, lambda: "last-word." in text(app))
+
+
+async def test_few_columns_show_keys_and_no_scrollbar_over_them() -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=(24, 10)) as pilot:
+        app.post_message(messages.Open("setup"))
+        await until(pilot, lambda: isinstance(app.screen, SetupScreen))
+        await until(pilot, lambda: "Choose" in text(app))
+
+
+async def test_every_pasted_line_is_kept() -> None:
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await app.push_screen(AskModal("What did the customer write?"))
+        field = app.screen.query_one(CleanInput)
+        field.post_message(events.Paste("Hello,\nmy machine leaks.\nRegards"))
+        await until(pilot, lambda: field.value == "Hello, my machine leaks. Regards")

@@ -13,16 +13,22 @@ from driving import text, until
 from textual.pilot import Pilot
 from textual.widgets import Markdown
 
-from engine import chat
+from engine import chat, runs
 from engine.errors import RunError
 from engine.paths import RunDir
+from engine.runs import load_plan
 from tui import messages
 from tui.app import FinetuiApp
+from tui.modals.help import HelpModal
+from tui.screens import chat as chat_screen
 from tui.screens.chat import ChatScreen
+from tui.screens.home import HomeScreen
 
 
 class Session:
     """Stands for the child process: says what the test wants it to say, until it is cancelled."""
+
+    note = ""
 
     made: ClassVar[list[Session]] = []
     answer: ClassVar[Sequence[str]] = ("I am ", "sorry.")
@@ -31,6 +37,7 @@ class Session:
 
     def __init__(self, model: Path, context_length: int = 4096) -> None:
         self.model, self.context_length = model, context_length
+        self.note = ""
         self.asked: list[list[Any]] = []
         self.cancelled, self.closed = threading.Event(), threading.Event()
         Session.made.append(self)
@@ -74,15 +81,17 @@ async def opened(app: FinetuiApp, pilot: Pilot[None], run: RunDir) -> ChatScreen
 
 
 async def test_enter_on_nothing_asks_the_presets_question(session: type[Session]) -> None:
+    run = recorded.certified()
+    suggested = load_plan(run).preset.question
     app = FinetuiApp()
     async with app.run_test() as pilot:
-        await opened(app, pilot, recorded.certified())
-        assert "Vera" in text(app)
+        await opened(app, pilot, run)
+        assert suggested.split()[-1] in text(app)
         await pilot.press("enter")
         await until(pilot, lambda: "I am sorry." in text(app) and "60 tok/s" in text(app))
     ((question,),) = session.made[0].asked
     assert question["role"] == "user"
-    assert question["content"].endswith("Vera")
+    assert question["content"] == suggested
 
 
 async def test_the_title_shows_speed_and_context(session: type[Session]) -> None:
@@ -126,6 +135,115 @@ async def test_escape_when_idle_leaves_and_ends_the_child(session: type[Session]
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is not screen)
         await until(pilot, lambda: session.made[0].closed.is_set())
+
+
+async def test_an_escape_that_comes_as_the_answer_ends_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_screen, "GRACE_S", 3600.0)
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, recorded.certified())
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: "tokens in" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "esc again leaves" in text(app))
+        assert app.screen is screen
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is not screen)
+
+
+async def test_long_after_the_answer_one_escape_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_screen, "GRACE_S", 0.0)
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, recorded.certified())
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: "tokens in" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is not screen)
+
+
+async def test_a_conversation_that_was_left_goes_on(session: type[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_screen, "GRACE_S", 0.0)
+    run = recorded.certified()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press(*"first", "enter")
+        await until(pilot, lambda: "tokens in" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await opened(app, pilot, RunDir(run.path))
+        await until(pilot, lambda: "first" in text(app) and "I am sorry." in text(app) and "tokens in" in text(app))
+        await pilot.press(*"second", "enter")
+        await until(pilot, lambda: len(session.made) == 2 and session.made[1].asked)
+    said = [message["content"] for message in session.made[1].asked[0]]
+    assert said == ["first", "I am sorry.", "second"]
+
+
+async def test_an_answer_that_was_left_half_way_is_kept_as_far_as_it_came(
+    session: type[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "hold", threading.Event())
+    run = recorded.certified()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: "I am sorry." in text(app))
+        app.post_message(messages.Open("home"))
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await opened(app, pilot, run)
+        await until(pilot, lambda: "I am sorry." in text(app))
+
+
+async def test_a_question_that_was_not_asked_yet_is_kept() -> None:
+    run = recorded.certified()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press(*"half a", "escape")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await opened(app, pilot, run)
+        await until(pilot, lambda: "half a" in text(app))
+
+
+async def test_a_new_conversation_is_not_haunted_by_the_old_one() -> None:
+    run = recorded.certified()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press(*"first", "enter")
+        await until(pilot, lambda: "tokens in" in text(app))
+        await pilot.press("ctrl+n", "escape")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await opened(app, pilot, run)
+        assert "first" not in text(app)
+
+
+async def test_a_run_deleted_under_the_chat_is_told_and_what_was_said_stays() -> None:
+    run = recorded.certified()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, run)
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: "tokens in" in text(app))
+        runs.delete(run)
+        await until(pilot, lambda: "was deleted" in text(app))
+        assert "I am sorry." in text(app)
+        assert not screen.check_action("save", ())
+        await until(pilot, lambda: "Save" not in text(app))
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: app.screen is not screen)
+
+
+async def test_where_one_types_the_key_for_help_is_f1() -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: "? Help" in text(app))
+        await opened(app, pilot, recorded.certified())
+        await until(pilot, lambda: "F1 Help" in text(app) and "? Help" not in text(app))
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(app.screen, HelpModal))
 
 
 async def test_again_replaces_the_last_answer(session: type[Session]) -> None:

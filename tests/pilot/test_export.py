@@ -9,12 +9,13 @@ import recorded
 from driving import text, until
 from textual.pilot import Pilot
 
-from engine import launch
+from engine import launch, runs
 from engine.config import StageOptions
 from engine.events import Check, Failed, Finished, Output, Progress
 from engine.paths import RunDir
 from tui import messages
 from tui.app import FinetuiApp
+from tui.modals.ask import AskModal
 from tui.modals.error import ErrorModal
 from tui.screens.export import ExportScreen
 from tui.widgets.quant_picker import QuantPicker
@@ -112,9 +113,60 @@ async def test_a_stage_can_be_run_again_alone(started: Calls) -> None:
         screen = await opened(app, pilot, exported())
         stages = screen.query_one(StageList)
         stages.focus()
-        await pilot.press("down", "down", "enter")
+        await pilot.press("up", "enter")
         await until(pilot, lambda: started)
     assert [stages for _, stages, _ in started] == [["certify"]]
+
+
+async def test_enter_out_of_habit_does_not_do_again_what_is_done(started: Calls) -> None:
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, exported())
+        assert isinstance(app.focused, StageList)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is not screen)
+        assert isinstance(app.screen, AskModal), "the next thing is Ollama, and it asks"
+    assert started == []
+
+
+async def test_no_second_worker_is_offered_on_the_stages() -> None:
+    run = recorded.trained()
+    recorded.write(run, *recorded.started("merge"))
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        with recorded.held(run):
+            screen = await opened(app, pilot, run)
+            await until(pilot, lambda: isinstance(app.focused, StageList))
+            await until(pilot, lambda: "Stop" in text(app) and "Run again" not in text(app))
+        await until(pilot, lambda: not screen.busy)
+        await until(pilot, lambda: "Run again" in text(app))
+
+
+async def test_without_its_plan_nothing_is_started(started: Calls) -> None:
+    run = recorded.trained()
+    run.plan.unlink()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ErrorModal))
+    assert started == []
+
+
+async def test_a_run_deleted_under_the_export_offers_only_to_leave(started: Calls) -> None:
+    run = exported()
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, run)
+        runs.delete(run)
+        await until(pilot, lambda: "was deleted" in text(app))
+        await pilot.press("enter", "s", "o", "t")
+        await pilot.pause()
+        assert app.screen is screen
+        await until(pilot, lambda: "Export" not in text(app) and "Chat" not in text(app).splitlines()[-1])
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is not screen)
+    assert started == []
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
@@ -194,6 +246,39 @@ async def test_ollama_asks_for_a_name(started: Calls) -> None:
         await pilot.press(*["backspace"] * 20, *"mine", "enter")
         await until(pilot, lambda: started)
     assert started == [(run, ["ollama"], StageOptions(name="mine"))]
+
+
+@pytest.mark.parametrize("uncertified", [False, True])
+async def test_taking_a_name_skips_no_certificate_and_a_failed_one_is_asked_about(
+    started: Calls, uncertified: bool
+) -> None:
+    run = exported("sent on", passed=not uncertified)
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        await opened(app, pilot, run)
+        await pilot.press("o")
+        await until(pilot, lambda: "What shall it be called" in text(app))
+        await pilot.press("tab", "space", "shift+tab", "enter")
+        if uncertified:
+            await until(pilot, lambda: "without a certificate?" in text(app))
+            assert started == []
+            await pilot.press("y")
+        await until(pilot, lambda: started)
+    assert started[0][2].replace
+    assert started[0][2].uncertified is uncertified
+
+
+async def test_no_is_no_to_an_export_without_a_certificate(started: Calls) -> None:
+    app = FinetuiApp()
+    async with app.run_test() as pilot:
+        screen = await opened(app, pilot, exported("failed", passed=False))
+        await pilot.press("o")
+        await until(pilot, lambda: "What shall it be called" in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "without a certificate?" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+    assert started == []
 
 
 async def test_a_vanished_worker_is_shown_as_lost() -> None:

@@ -6,12 +6,14 @@ import pytest
 import recorded
 from driving import text, until
 
+from engine import runs
 from engine.state import Status
 from tui import verbs
 from tui.app import FinetuiApp
 from tui.modals.confirm import ConfirmModal
 from tui.screens.home import HomeScreen
 from tui.screens.train import TrainScreen
+from tui.widgets.loss_chart import smoothed
 from tui.widgets.run_table import RunTable
 
 
@@ -83,6 +85,50 @@ async def test_the_filter_keeps_what_matches_and_escape_shows_all() -> None:
         assert [info.plan.slug for info in table.shown if info.plan] == ["beta"]
         await pilot.press("escape")
         assert len(table.shown) == 2
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_filter_that_nothing_matches_says_how_to_go_on(size: tuple[int, int]) -> None:
+    recorded.trained("alpha")
+    app = FinetuiApp()
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "alpha" in text(app))
+        await pilot.press("slash", *"zzz", "enter")
+        await until(pilot, lambda: "no run matches" in text(app) and "shows all" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "alpha" in text(app) and "no run matches" not in text(app))
+
+
+async def test_a_run_without_its_plan_is_not_offered_to_be_started() -> None:
+    run = recorded.create("alpha")
+    run.plan.write_text('{"version": 1}')
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "no readable plan" in text(app))
+        assert not home(app).check_action("resume", ())
+        assert "r start" not in text(app)
+        assert "finetui resume" not in text(app)
+
+
+async def test_the_list_and_the_legend_tell_one_loss() -> None:
+    run = recorded.trained(count=144)
+    told = f"{smoothed(runs.read(run).state.steps):.3f}"
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: f"train {told}" in text(app))
+        (line,) = [line for line in text(app).splitlines() if "300" in line or ("144" in line and "finished" in line)][
+            :1
+        ]
+        assert told in line
+
+
+async def test_the_preview_counts_the_epochs_that_the_steps_make() -> None:
+    run = recorded.trained()
+    plan = runs.load_plan(run)
+    assert plan.passes != plan.train.epochs, "max_steps overrule the epochs"
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: f"× {plan.passes:.3g} epochs" in text(app))
 
 
 async def test_the_cursor_stays_on_its_run_when_another_appears() -> None:
@@ -176,7 +222,7 @@ async def test_a_folder_that_is_no_run_is_named_and_harms_nothing() -> None:
     run.plan.write_text("{")
     app = FinetuiApp()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "plan.json cannot" in text(app))
+        await until(pilot, lambda: "no readable plan" in text(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,19 @@ async def test_a_missing_file_is_named(tmp_path: Path, started: Started) -> None
         await until(pilot, lambda: "✗" in text(app) and "→" in text(app))
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/rows.jsonl", "x" * 300], ids=["nobody's home", "too long a name"])
+@pytest.mark.parametrize("key", ["enter", "ctrl+t"])
+async def test_a_path_that_cannot_be_is_told_not_a_crash(name: str, key: str, started: Started) -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await at_data(app, pilot, Path(name))
+        await until(pilot, lambda: "✗" in text(app))
+        await pilot.press(key)
+        await pilot.pause(0.2)
+        assert "✗" in text(app)
+        assert bool(screen.query(DataTree)) == (key == "ctrl+t")
+
+
 async def test_what_is_learned_is_marked_in_the_sample(tmp_path: Path, started: Started) -> None:
     app = FinetuiApp()
     async with app.run_test(size=(120, 40)) as pilot:
@@ -225,6 +240,53 @@ async def test_the_tree_chooses_a_file(tmp_path: Path, started: Started) -> None
         tree.post_message(DataTree.FileSelected(tree.root, mine))
         await until(pilot, lambda: "rows to learn from" in text(app) and not screen.query(DataTree))
         assert screen.query_one(PathInput).value == str(mine)
+
+
+@pytest.mark.parametrize("key", ["enter", "escape"])
+async def test_a_file_with_a_harmful_name_is_read_and_shown_harmless(
+    tmp_path: Path, started: Started, key: str
+) -> None:
+    mine = rows(tmp_path / "mine\x1b[2J\x07.jsonl", 60)
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await at_data(app, pilot, tmp_path / "m")
+        await pilot.press("ctrl+t")
+        tree = screen.query_one(DataTree)
+        tree.post_message(DataTree.FileSelected(tree.root, mine))
+        await until(pilot, lambda: "rows to learn from" in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.step == "plan")
+        assert screen.draft.data is not None
+        assert screen.draft.data.path == str(mine)
+        if key == "escape":  # back, and on again
+            await pilot.press("escape")
+            await until(pilot, lambda: screen.step == "data")
+            await pilot.press("enter")
+            await until(pilot, lambda: screen.step == "plan")
+        assert not {"\x1b", "\x07"} & set(text(app))
+        screen.query_one(PlanForm).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: started)
+    assert runs.load_plan(started[0][0]).data.path == str(mine)
+
+
+async def test_a_name_that_is_no_text_is_refused_with_what_to_do(tmp_path: Path, started: Started) -> None:
+    mine = rows(tmp_path / "mine.jsonl", 60).rename(tmp_path / os.fsdecode(b"mine\xff.jsonl"))
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await at_data(app, pilot, tmp_path / "m")
+        await pilot.press("ctrl+t")
+        tree = screen.query_one(DataTree)
+        tree.post_message(DataTree.FileSelected(tree.root, mine))
+        await until(pilot, lambda: "rename it" in text(app))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_the_plan_says_about_how_long_it_takes(size: tuple[int, int], started: Started) -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=size) as pilot:
+        await at_plan(app, pilot)
+        await until(pilot, lambda: re.search(r"time +about \d+ m", text(app)))
 
 
 async def test_a_change_in_the_form_is_planned_at_once(started: Started) -> None:

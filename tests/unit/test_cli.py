@@ -365,3 +365,35 @@ def test_a_terminal_without_our_symbols_ends_no_command() -> None:
 def test_the_module_documents_every_exit_code() -> None:
     for code in ExitCode:
         assert f"{int(code)} " in cli.EPILOG
+
+
+@pytest.mark.parametrize(
+    "setting", ["epochs=1e308", "max_steps=9e30", "max_steps=999999999999", "seed=-1", "seed=4294967296"]
+)
+def test_a_setting_that_would_crash_later_is_refused_now(say: Say, setting: str) -> None:
+    code, _, err = say("plan", "--preset", "demo", "--set", setting)
+    assert code == ExitCode.USAGE
+    assert "cannot have this value" in err
+
+
+@pytest.mark.parametrize("setting", ["data.path", "path"])
+def test_foreign_data_are_not_judged_by_the_presets_own_held_out_rows(say: Say, data: Path, setting: str) -> None:
+    code, out, _ = say("plan", "--preset", "demo", "--set", f"{setting}={data}", "--json")
+    plan = json.loads(out)["plan"]
+    assert code == 0
+    assert plan["data"]["eval_path"] == ""
+    assert plan["summary"]["path"] == str(data)
+    assert plan["slug"] == data.stem
+
+
+def test_empty_data_are_refused_instead_of_the_presets_own(say: Say, home: Path) -> None:
+    code, _, err = say("train", "--preset", "demo", "--data", "")
+    assert code == 2
+    assert "--data is empty" in err
+    assert not home.exists()
+
+
+def test_a_size_without_a_unit_is_asked_about(say: Say) -> None:
+    code, _, err = say("plan", "--preset", "demo", "--gpu-memory", "24")
+    assert code == 2
+    assert "24GiB" in err

@@ -17,10 +17,11 @@ import pytest
 
 from engine import presets, runs
 from engine.cli import main
-from engine.commands import planning
+from engine.commands import export, planning
 from engine.commands.export import certificate_lines
 from engine.commands.follow import Narrator, follow
 from engine.commands.output import Output
+from engine.config import StageOptions
 from engine.errors import ExitCode, FinetuiError
 from engine.events import (
     Check,
@@ -304,6 +305,28 @@ def test_a_second_start_on_a_running_run_is_refused(say: Say, run: RunDir, hold:
     assert sorted(path.name for path in run.path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ([], StageOptions()),
+        (["--replace"], StageOptions(replace=True)),
+        (["--uncertified"], StageOptions(uncertified=True)),
+    ],
+)
+def test_a_taken_name_and_a_missing_certificate_are_two_permissions(
+    say: Say, run: RunDir, monkeypatch: pytest.MonkeyPatch, flags: list[str], options: StageOptions
+) -> None:
+    write(run, *TRAINING, DONE)
+    asked: list[StageOptions] = []
+
+    def run_stages(_run: RunDir, _stages: list[str], _output: object, options: StageOptions) -> None:
+        asked.append(options)
+
+    monkeypatch.setattr(export, "run_stages", run_stages)
+    say("ollama", "last", *flags)
+    assert asked == [options]
+
+
 def test_a_finished_training_is_not_resumed(say: Say, run: RunDir) -> None:
     write(run, *TRAINING, DONE)
     code, _, err = say("resume", "last")
@@ -408,3 +431,22 @@ def test_gguf_of_an_untrained_run_is_missing_its_adapter(say: Say, run: RunDir) 
     assert "→" in err
     assert time.monotonic() - began < 60
     assert not run.ggufs
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".gguf"], ids=["a run", "a file"])
+def test_chat_with_a_name_longer_than_names_can_be(say: Say, name: str) -> None:
+    code, _, err = say("chat", name)
+    assert code in (ExitCode.USAGE, ExitCode.MISSING)
+    assert "unexpected" not in err
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-tokens=0", "--max-tokens=-5", "--max-tokens=x", "--temperature=nan", "--temperature=-1"]
+)
+def test_chat_with_a_figure_that_cannot_be_meant(say: Say, tmp_path: Path, option: str) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"")
+    code, _, err = say("chat", str(model), "--prompt", "Hi", option)
+    assert code == ExitCode.USAGE
+    assert "cannot be meant" in err
+    assert "\u2192" in err

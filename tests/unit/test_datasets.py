@@ -330,6 +330,14 @@ def test_the_report_counts_what_the_split_makes_of_two_files(write: Write) -> No
     assert any(problem.title == "4 rows are also held out" for problem in report.problems)
 
 
+def test_the_report_knows_both_files_by_their_bytes(write: Write) -> None:
+    learned, held_out = write(*good(60)), write(row(99), name="held.jsonl")
+    report = scan(DatasetSpec(path=str(learned), eval_path=str(held_out)))
+    assert report.sha256 == hashlib.sha256(learned.read_bytes()).hexdigest()
+    assert report.eval_sha256 == hashlib.sha256(held_out.read_bytes()).hexdigest()
+    assert scan(DatasetSpec(path=str(learned))).eval_sha256 == ""
+
+
 def test_a_fault_in_the_held_out_file_refuses_the_data(write: Write) -> None:
     spec = DatasetSpec(path=str(write(*good())), eval_path=str(write(row(99), "{", name="held.jsonl")))
     assert errors(scan(spec))[0].places == ("held.jsonl:2",)

@@ -2,12 +2,27 @@
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from engine.errors import MissingError
-from engine.events import EventTail, EventWriter, Phase, Step, Unknown, failed_from, parse
+from engine.events import (
+    LONGEST_EVENT_BYTES,
+    MOST_HINTS,
+    EventTail,
+    EventWriter,
+    Failed,
+    Known,
+    Phase,
+    Step,
+    Unknown,
+    failed_from,
+    parse,
+)
 
 
 def step(number: int, loss: float = 1.0) -> Step:
@@ -119,3 +134,53 @@ def test_an_unforeseen_error_names_its_type_and_the_log() -> None:
     assert failed.exit_code == 1
     assert "KeyError" in failed.detail
     assert "\x1b" not in failed.detail
+
+
+def longest(cls: type[BaseModel]) -> BaseModel:
+    """The event of a class with the longest of texts in each field that holds one."""
+    text = "😀" * 100_000
+    values: dict[str, object] = {"stage": "train", "hints": (text,) * MOST_HINTS, "level": "ok"}
+    numbers = {"pid", "done", "total", "step", "steps", "epoch", "loss", "lr", "size_bytes", "seconds", "rows", "exact"}
+    values |= dict.fromkeys(numbers, 1) | {"passed": True}
+    texts = {name for name, field in cls.model_fields.items() if field.annotation is str and name != "unit"}
+    return cls(**{**values, **dict.fromkeys(texts, text)})
+
+
+@pytest.mark.parametrize("cls", Known.__args__)
+def test_no_event_is_longer_than_is_said(log: Path, cls: type[Any]) -> None:
+    EventWriter(log).write(longest(cls))  # type: ignore[arg-type]
+    assert log.stat().st_size < LONGEST_EVENT_BYTES
+
+
+def test_a_writer_counts_on_after_the_longest_event_and_a_torn_one(log: Path) -> None:
+    EventWriter(log).write(step(1))
+    EventWriter(log).write(longest(Failed))  # type: ignore[arg-type]
+    with log.open("ab") as file:
+        file.write(log.read_bytes().splitlines()[-1][:-1])
+    EventWriter(log).write(step(2))
+    assert [event.seq for event in EventTail(log).poll()] == [1, 2, 3]
+
+
+def test_an_error_with_very_many_hints_is_one_event() -> None:
+    assert len(failed_from("train", MissingError("x", "y", ("do this",) * 100)).hints) == MOST_HINTS
+
+
+def test_a_full_disk_leaves_room_for_the_last_words(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = EventWriter(log, reserve=True)
+    reserve = log.with_suffix(".reserve")
+    assert reserve.stat().st_blocks * 512 >= reserve.stat().st_size >= 4096
+    real = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if not reserve.exists():
+            return real(fd, data)
+        return real(fd, data[:10])  # what the kernel does when the disk fills within a write
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(step(1))
+    writer.write(failed_from("train", MissingError("The disk is full")))
+    events = EventTail(log).poll()
+    assert [event.kind for event in events] == ["failed"]
+    writer.close()
+    assert not reserve.exists()

@@ -91,6 +91,11 @@ def test_paths_are_absolute_wherever_the_plan_is_made(
     assert (plan.data.path, plan.data.eval_path) == (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
 
 
+def test_the_plan_knows_both_files_by_their_bytes(demo: Preset, report: DatasetReport) -> None:
+    summary = planned(demo, report.model_copy(update={"sha256": "a", "eval_sha256": "b"})).summary
+    assert (summary.sha256, summary.eval_sha256) == ("a", "b")
+
+
 def test_a_plan_survives_its_file(demo: Preset, report: DatasetReport) -> None:
     plan = planned(demo, report, pretend(8 * GIB))
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
@@ -123,7 +128,7 @@ def test_the_demo_has_nothing_to_warn_of(demo: Preset, report: DatasetReport) ->
     ("changes", "facts", "said"),
     [
         ({"max_length": 32}, {}, "longest row has about"),
-        ({"micro_batch_size": 700}, {}, "effective batch of 700"),
+        ({"micro_batch_size": 700}, {"rows": 699}, "effective batch of 700"),
         ({"max_steps": 5}, {}, "Only 5 optimizer steps"),
     ],
 )
@@ -211,6 +216,24 @@ def test_a_description_names_model_data_steps_and_memory(demo: Preset, report: D
     assert pairs["batch"].startswith("16 rows")
     assert pairs["memory"].endswith("fits")
     assert json.dumps(pairs)
+
+
+def test_the_demos_time_on_the_cpu_is_about_a_minute(demo: Preset, report: DatasetReport) -> None:
+    seconds = planned(changed(demo, max_steps=200), report).seconds
+    assert seconds is not None
+    assert 40 < seconds < 120  # measured: 55 s on two cores
+
+
+def test_the_time_of_a_card_that_is_not_known_is_not_guessed(demo: Preset, report: DatasetReport) -> None:
+    plan = planned(demo, report, pretend(24 * GIB))
+    assert plan.seconds is None
+    assert dict(describe(plan))["time"].startswith("n/a")
+
+
+def test_the_description_says_about_how_long_it_takes(report: DatasetReport) -> None:
+    card = GpuReading(name="NVIDIA GeForce RTX 4090", total_bytes=24 * GIB, free_bytes=24 * GIB)
+    plan = planned(presets.find_preset("llama-3.1-8b-instruct"), report, card)
+    assert dict(describe(plan))["time"].startswith("about ")
 
 
 def test_a_description_says_when_it_does_not_fit(demo: Preset, report: DatasetReport) -> None:

@@ -175,11 +175,11 @@ def test_a_name_that_nothing_can_have_is_a_usage_error(name: str) -> None:
     ("old", "new", "said"),
     [
         ("context_length = 512", "", "context_length: is missing"),
-        ("learning_rate = 2e-3", "learning_rat = 2e-3",
+        ("learning_rate = ", "learning_rat = ",
          "train.learning_rat: there is no such key; did you mean learning_rate?"),
         ("hidden_size = 256", "hidden_size = 'big'", "architecture.hidden_size: 'big' should be a valid integer"),
         ("rank = 16", "rank = 0", "lora.rank: 0 should be greater than 0"),
-        ("learning_rate = 2e-3", "learning_rate = nan", "train.learning_rate: nan should be a finite number"),
+        ("learning_rate = ", "learning_rate = nan  # ", "train.learning_rate: nan should be a finite number"),
         ('quants = ["Q4_K_M", "Q8_0"]', 'quants = ["Q9"]', "export.quants.0: 'Q9' should be"),
         ('family = "llama"', 'family = "camel"', "family: there is no 'camel'"),
         ("[lora]", "[lora", "line"),

@@ -86,6 +86,12 @@ def test_an_unknown_run_names_those_there_are(run: RunDir) -> None:
     assert run.name in caught.value.detail
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too long", "no name at all"])
+def test_what_no_folder_can_be_called_is_a_usage_error(run: RunDir, name: str) -> None:
+    with pytest.raises(UsageError, match="There is no run"):
+        runs.find(name)
+
+
 def test_an_ambiguous_name_is_refused(plan: Plan) -> None:
     runs.create(plan)
     runs.create(plan)
@@ -119,6 +125,28 @@ def test_a_damaged_plan_is_told_and_does_not_break_the_list(run: RunDir, plan: P
     assert infos[other.name].plan == plan
 
 
+def test_a_damaged_plan_is_told_without_a_library_s_words(run: RunDir) -> None:
+    run.plan.write_text("{")
+    with pytest.raises(UsageError) as caught:
+        runs.load_plan(run)
+    assert "pydantic" not in str(caught.value)
+    assert caught.value.hints
+
+
+def test_events_that_are_a_folder_or_hold_no_time_do_not_break_the_list(run: RunDir, plan: Plan) -> None:
+    run.events.mkdir()
+    other = runs.create(plan)
+    other.events.write_text('{"kind":"finished","stage":"train","seconds":NaN,"t":1e999}\n')
+    assert [info.status for info in runs.list_runs()] == [Status.QUEUED, Status.QUEUED]
+
+
+def test_a_home_that_is_a_file_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FINETUI_HOME", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        runs.list_runs()
+
+
 def test_deleting_removes_the_folder(run: RunDir) -> None:
     runs.delete(run)
     assert not run.path.exists()
@@ -137,6 +165,21 @@ def test_a_second_start_is_refused_and_leaves_nothing(run: RunDir, held: subproc
     assert sorted(run.path.iterdir()) == before
 
 
+def test_of_two_starts_at_once_the_second_is_told(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "lock_holder", lambda _run: None)  # both looked before either had the lock
+    other = EventWriter(run.events)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    honest = subprocess.Popen
+
+    def popen(*arguments: object, **settings: object) -> object:
+        other.write(Started(stage="merge", pid=1))
+        return honest(*arguments, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    with pytest.raises(FinetuiError, match="ended before it could begin"):
+        launch.start(run, ["gguf"])
+
+
 def test_a_stop_is_asked_for_only_while_somebody_runs(run: RunDir) -> None:
     assert not launch.request_stop(run)
     assert not run.stop.exists()
@@ -147,8 +190,10 @@ def test_a_stop_is_asked_for_by_a_file(run: RunDir, held: subprocess.Popen[str])
     assert run.stop.exists()
 
 
-def test_killing_ends_the_holder(run: RunDir, held: subprocess.Popen[str]) -> None:
+def test_killing_ends_the_holder_and_says_so(run: RunDir, held: subprocess.Popen[str]) -> None:
+    EventWriter(run.events).write(Started(stage="train", pid=held.pid))
     assert launch.kill(run)
+    assert runs.read(run).status is Status.STOPPED
     assert held.wait(5) == -signal.SIGKILL
     assert runs.lock_holder(run) is None
 

@@ -32,6 +32,13 @@ def test_each_end_has_its_status() -> None:
         assert fold(RunState(), [STARTED, event]).status(locked=False) is status
 
 
+def test_a_side_stage_that_fails_does_not_undo_a_finished_run() -> None:
+    done = [STARTED, Finished(stage="train", seconds=1, t=2.0)]
+    state = fold(RunState(), [*done, Started(stage="ollama", pid=1, t=3.0), Failed(stage="ollama", title="x", t=4.0)])
+    assert state.status(locked=False) is Status.FINISHED
+    assert state.stages["ollama"].failed is not None
+
+
 def test_folding_in_batches_equals_folding_at_once() -> None:
     events = [
         STARTED,

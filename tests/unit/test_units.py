@@ -30,6 +30,13 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
+        (None, "n/a"),
+        (0, "0 s"),
+        (-1, "0 s"),
+        (0.0001, "1 ms"),
+        (0.04, "40 ms"),
+        (0.0994, "100 ms"),
+        (0.0996, "0.1 s"),
         (0.42, "0.4 s"),
         (9.96, "10 s"),
         (59.6, "1 m 00 s"),
@@ -38,7 +45,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (90_000, "1 d 1 h"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
 
 

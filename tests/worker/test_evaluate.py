@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from engine.datasets.base import Row
 from engine.errors import MissingError
 from engine.worker import evaluate, heldout, train
-from engine.worker.answer import Answer, Question, ask, questions, score
+from engine.worker.answer import Answer, Question, _answer, ask, questions, score
 from engine.worker.tokenize import IGNORED, encode
 
-from .conftest import MakeContext, MakeRun, colour_rows, events_of
+from .conftest import END, TEMPLATE, MakeContext, MakeRun, colour_rows, events_of, make_tokenizer
+
+THINKING = TEMPLATE.replace(
+    "{{ message['content']",
+    "{% if loop.last and message['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message['content']",
+)
+"""As Qwen3 writes it: an empty thought before the last answer, which the prompt does not have."""
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -57,6 +66,52 @@ def test_answers_too_long_to_compare_are_not_asked(tiny_model_dir: Path) -> None
     (row,) = colour_rows(1)
     row[1]["content"] = "word " * 1000
     assert questions(tokenizer, [row]) == []
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, THINKING], ids=["plain", "thinking"])
+def test_who_says_what_was_trained_is_exactly_right(template: str) -> None:
+    tokenizer = make_tokenizer(template)
+    chats = colour_rows(2)
+    trained = [[label for label in row.labels if label != IGNORED] for row in encode(tokenizer, chats)]
+    end = tokenizer.convert_tokens_to_ids(END)
+    asked = questions(tokenizer, chats)
+    assert score("as trained", asked, [_answer(tokenizer, ids, [end]) for ids in trained]).exact == 2
+    assert asked[0].expected_tokens == len(trained[0])
+
+
+def test_a_gguf_that_says_what_was_trained_is_exactly_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer(THINKING)
+    (chat,) = colour_rows(1)
+    (row,) = encode(tokenizer, [chat])
+    trained = [label for label in row.labels if label != IGNORED]
+
+    class Parrot:
+        def __init__(self, *_arguments: Any, **_settings: Any) -> None: ...
+        def __enter__(self) -> Parrot:
+            return self
+
+        def __exit__(self, *_error: object) -> None: ...
+        def generate(self, _prompt: Any, _most: int) -> SimpleNamespace:
+            return SimpleNamespace(ids=trained, stopped=True)
+
+    monkeypatch.setattr("engine.worker.llama.LlamaModel", Parrot)
+    exam = evaluate.Exam(tokenizer, questions(tokenizer, [chat]), [row], None, data="")
+    answers = evaluate._ask_gguf(Path("model.bf16.gguf"), exam, lambda _done: None)
+    assert score("bf16", exam.asked, answers).exact == 1
+
+
+def test_rows_longer_than_the_training_saw_are_not_asked_and_counted(
+    make_run: MakeRun, make_context: MakeContext
+) -> None:
+    run = make_run(max_length=64)
+    chats = colour_rows(3)
+    chats[1][0]["content"] = "word " * 100
+    rows = [Row(line, chat) for line, chat in enumerate(chats)]
+    asked = heldout.askable(make_context(run), make_tokenizer(), rows)
+    assert len(asked) == 2
+    assert all(len(question.input_ids) + question.expected_tokens <= 64 for question in asked)
+    (told,) = events_of(run, "finding")
+    assert told.title == "1 of 3 held-out rows are not asked"  # type: ignore[union-attr]
 
 
 def test_without_an_adapter_there_is_nothing_to_evaluate(make_run: MakeRun, make_context: MakeContext) -> None:

@@ -16,11 +16,12 @@ from engine import launch, runs
 from engine.errors import DataError, MissingError, RunError
 from engine.events import Step, Stopped
 from engine.paths import RunDir
-from engine.worker import model, train
+from engine.worker import checkpoint, model, train
 from engine.worker.context import Context, StopRequested
+from engine.worker.tokenize import encode
 from engine.worker.trainer import AdapterTrainer
 
-from .conftest import MakeContext, MakeRun, events_of
+from .conftest import MakeContext, MakeRun, colour_rows, events_of
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +57,14 @@ def test_a_whole_run_learns_and_leaves_what_it_promises(trained: RunDir) -> None
     assert "14 linear layers in NF4" in quantized
 
 
+def test_it_learns_the_answers_alone_and_no_row_that_is_held_out(trained: RunDir, tiny_model_dir: Path) -> None:
+    fifth = events_of(trained, "step")[4]
+    assert isinstance(fifth, Step)
+    assert fifth.epoch == 1.0  # 5 steps of 8 rows are the 40 that are not held out
+    answers = encode(model.load_tokenizer(tiny_model_dir), colour_rows(40))
+    assert fifth.trained_tokens == sum(row.trained for row in answers)
+
+
 def test_a_stopped_run_resumes_with_the_losses_of_one_that_was_not(
     trained: RunDir, make_run: MakeRun, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,10 +97,13 @@ def test_a_truncated_checkpoint_is_skipped_and_the_one_before_taken(trained: Run
     assert losses(trained) == before
 
 
-def test_a_finished_training_resumes_to_the_same_adapter(trained: RunDir, make_context: MakeContext) -> None:
-    before = (trained.adapter / "adapter_model.safetensors").read_bytes()
-    train.run(make_context(trained, resume=True))
-    assert (trained.adapter / "adapter_model.safetensors").read_bytes() == before
+def test_a_finished_training_resumes_to_the_same_adapter(make_run: MakeRun, make_context: MakeContext) -> None:
+    run = make_run(lr_scheduler_type="constant")  # the others end at 0, where a step too many would change nothing
+    train.run(make_context(run))
+    before = (run.adapter / "adapter_model.safetensors").read_bytes()
+    train.run(make_context(run, resume=True))
+    assert (run.adapter / "adapter_model.safetensors").read_bytes() == before
+    assert max(losses(run)) == 8
 
 
 def test_a_loss_that_is_not_a_number_stops_before_anything_is_saved(
@@ -135,6 +147,35 @@ def test_changed_data_are_refused(make_run: MakeRun, make_context: MakeContext) 
     with pytest.raises(DataError, match="changed since the plan"):
         train.run(context)
     assert not run.checkpoints.exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_changed_held_out_data_are_refused(
+    make_run: MakeRun, make_context: MakeContext, tmp_path: Path, resume: bool
+) -> None:
+    held_out = tmp_path / "heldout.jsonl"
+    held_out.write_text("as planned\n")
+    context: Context = make_context(make_run(), resume=resume)
+    data = context.plan.data.model_copy(update={"eval_path": str(held_out)})
+    summary = context.plan.summary.model_copy(update={"eval_sha256": checkpoint.sha256(held_out)})
+    context.plan = context.plan.model_copy(update={"data": data, "summary": summary})
+    train._require_planned_data(context)
+    held_out.write_text("as changed\n")
+    with pytest.raises(DataError, match="changed since the plan") as caught:
+        train.run(context)
+    assert str(held_out) in caught.value.detail
+
+
+@pytest.mark.parametrize(("steps", "every", "seen"), [(10, 5, [5, 10]), (5, 5, [5]), (7, 3, [3, 6, 7])])
+def test_each_step_is_evaluated_once(
+    make_run: MakeRun, make_context: MakeContext, steps: int, every: int, seen: list[int]
+) -> None:
+    run = make_run(max_steps=steps, eval_steps=every)  # 5 steps are an epoch
+    train.run(make_context(run))
+    assert [event.step for event in events_of(run, "eval")] == seen  # type: ignore[union-attr]
+    samples = [event.step for event in events_of(run, "sample")]  # type: ignore[union-attr]
+    assert samples == [step for step in seen for _ in range(train.SAMPLES)]
+    assert [event.step for event in events_of(run, "checkpoint")].count(steps) == 1  # type: ignore[union-attr]
 
 
 def test_a_model_that_is_not_here_says_what_to_do_offline(

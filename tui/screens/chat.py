@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
 from engine import chat
@@ -22,10 +22,12 @@ from engine.runs import load_plan
 from engine.text import clean, clean_line
 from engine.units import format_duration
 from tui import messages
+from tui.feeds import FolderFeed
 from tui.modals.ask import Answer as Typed
 from tui.modals.ask import AskModal
 from tui.modals.choose import ChooseModal
 from tui.modals.error import describe_error
+from tui.run_screen import RunScreen
 from tui.talk import Delta, Ended, Ready, Talk
 from tui.widgets.clean_input import CleanInput
 from tui.widgets.title_bar import TitleBar
@@ -35,13 +37,28 @@ if TYPE_CHECKING:
     from engine.datasets.base import Message
 
 CONTEXT_LENGTH = 4096
+GRACE_S = 1.0
+"""After an answer has ended, an Escape that was meant to stop it does not leave."""
 REASONS = {"stop": "", "length": "cut at the longest answer", "cancelled": "stopped"}
 
 
-class ChatScreen(Screen[None]):
+@dataclass
+class Conversation:
+    """What is kept of a run's chat while the app runs."""
+
+    turns: list[Turn]
+    system: str
+    model: Path | None
+    done: chat.Done | None
+    unsent: str
+    """What was typed and not asked yet."""
+
+
+class ChatScreen(RunScreen):
     """One conversation with one model file, which a child process holds."""
 
     CSS_PATH = "chat.tcss"
+    WAYS_OUT = ("halt", "cancel")
     BINDINGS = [
         Binding("escape", "halt", "Stop / leave", key_display="esc", tooltip="stop the answer; when idle, leave"),
         Binding("ctrl+c", "cancel", "Stop", show=False, priority=True, tooltip="stop the answer"),
@@ -67,7 +84,10 @@ class ChatScreen(Screen[None]):
         self._number = 0
         self._answer: Answer | None = None
         self._done: chat.Done | None = None
-        self._waiting = ""
+        self._waiting = self._typed = ""
+        self._ended_t: float | None = None
+        """When the newest answer ended, until an Escape was pressed after it."""
+        self._feed = FolderFeed(self, self.run) if self.run is not None else None
 
     def compose(self) -> ComposeResult:
         """The conversation, a line on what happens, the line to type in."""
@@ -79,7 +99,9 @@ class ChatScreen(Screen[None]):
 
     async def on_mount(self) -> None:
         """Load the model, or say how to get one."""
-        await self._show_empty()
+        await self._take_up()
+        if self._feed is not None:
+            self._feed.start()
         if self.model is None:
             field = self.query_one("#question", Input)
             field.disabled = True
@@ -90,8 +112,29 @@ class ChatScreen(Screen[None]):
         self._title()
 
     def on_unmount(self) -> None:
-        """The child process goes with the screen."""
+        """The child process goes with the screen; what was said stays."""
+        if self._feed is not None:
+            self._feed.stop()
         self._talk.close()
+        kept = getattr(self.app, "conversations", None)
+        if kept is not None and self.run is not None:
+            unsent = self._waiting or self._typed
+            kept[self.run] = Conversation(self.turns, self.system, self.model, self._done, unsent)
+
+    @on(Input.Changed, "#question")
+    def _changed(self, event: Input.Changed) -> None:
+        self._typed = event.value
+
+    async def _take_up(self) -> None:
+        """Go on with what was said when this run's chat was left."""
+        kept = getattr(self.app, "conversations", {}).get(self.run)
+        if isinstance(kept, Conversation):
+            self.turns, self.system, self._done = kept.turns, kept.system, kept.done
+            self.model = kept.model if kept.model in self.models else self.model
+            self.query_one("#question", Input).value = kept.unsent
+        if not self.turns:
+            await self._show_empty()
+        await self.query_one(Transcript).restore(self.turns)
 
     @property
     def answering(self) -> bool:
@@ -116,6 +159,8 @@ class ChatScreen(Screen[None]):
             return
         self._loaded = True
         self._say(Content(""))
+        if event.note:
+            self.app.notify(event.note, severity="warning", markup=False)
         self._title()
         if self._waiting:
             question, self._waiting = self._waiting, ""
@@ -164,6 +209,7 @@ class ChatScreen(Screen[None]):
         if event.number != self._number or self._answer is None:
             return
         answer, self._answer = self._answer, None
+        self._ended_t = time.monotonic()
         if event.error is not None:
             self._loaded = False
             error = event.error
@@ -178,8 +224,10 @@ class ChatScreen(Screen[None]):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Ctrl+C is ours only while an answer comes; what needs a conversation needs one."""
+        if not super().check_action(action, parameters):
+            return False
         if action == "cancel":
             return self.answering
         if action in ("again", "save"):
@@ -193,9 +241,12 @@ class ChatScreen(Screen[None]):
         return True
 
     def action_halt(self) -> None:
-        """Stop the answer; with none, leave."""
+        """Stop the answer; with none, leave. One that comes as the answer ends was meant for the answer."""
+        ended, self._ended_t = self._ended_t, None
         if self.answering:
             self.action_cancel()
+        elif ended is not None and time.monotonic() - ended < GRACE_S:
+            self._say(Content.styled("The answer has ended; esc again leaves.", "$warning"))
         else:
             self.app.call_later(self.app.run_action, "back")
 
@@ -224,7 +275,7 @@ class ChatScreen(Screen[None]):
         self._number += 1
         self._answer = None
         self.turns.clear()
-        self._done = None
+        self._done = self._ended_t = None
         await self._show_empty()
         self._title()
         self.refresh_bindings()
@@ -256,7 +307,7 @@ class ChatScreen(Screen[None]):
         folder = self.run.path if self.run is not None else Path.cwd()
         path = folder / f"chat-{time.strftime('%Y%m%d-%H%M%S')}.md"
         try:
-            path.write_text(self._as_text(), encoding="utf-8")
+            path.write_text(_as_text(self.model, self.system, self.turns), encoding="utf-8")
         except OSError as error:
             problem = FinetuiError("The conversation cannot be saved", f"{path}: {error.strerror or error}")
             self.post_message(messages.Problem(problem))
@@ -268,27 +319,10 @@ class ChatScreen(Screen[None]):
         if self.run is not None:
             self.post_message(messages.Open("export", self.run))
 
-    def _as_text(self) -> str:
-        model = self.model.name if self.model is not None else ""
-        head = [f"# Chat with {clean_line(model)}"] + ([f"**system**\n\n{self.system}"] if self.system else [])
-        said = [f"**{'you' if turn.role == 'user' else 'model'}**\n\n{turn.text}" for turn in self.turns]
-        return "\n\n".join([*head, *said]) + "\n"
-
     # ── what is shown ────────────────────────────────────────────────────────────────────────────────────
 
     async def _show_empty(self) -> None:
-        await self.query_one(Transcript).show_empty(self._empty())
-
-    def _empty(self) -> Content:
-        if self.model is None:
-            return Content.assemble(
-                ("There is no model file to talk to yet.\n\n", "bold"),
-                ("e ", "$primary"),
-                "export first: merge, GGUF, certificate",
-            )
-        if self._suggested:
-            return Content.assemble("Ask anything, or press ", ("⏎", "$primary"), " to ask:\n\n", self._suggested)
-        return Content("Ask anything.")
+        await self.query_one(Transcript).show_empty(_empty(self.model, self._suggested))
 
     def _say(self, words: Content) -> None:
         note = self.query_one("#chat-note", Static)
@@ -313,6 +347,26 @@ class ChatScreen(Screen[None]):
         used = self._done.prompt_tokens + self._done.tokens if self._done else 0
         speed = f"   {self._done.tokens / self._done.seconds:,.0f} tok/s" if self._done and self._done.seconds else ""
         return f"context {used:,} / {self._window:,}{speed}"
+
+
+def _empty(model: Path | None, suggested: str) -> Content:
+    if model is None:
+        return Content.assemble(
+            ("There is no model file to talk to yet.\n\n", "bold"),
+            ("e ", "$primary"),
+            "export first: merge, GGUF, certificate",
+        )
+    if suggested:
+        return Content.assemble("Ask anything, or press ", ("⏎", "$primary"), " to ask:\n\n", suggested)
+    return Content("Ask anything.")
+
+
+def _as_text(model: Path | None, system: str, turns: Sequence[Turn]) -> str:
+    """The conversation as Markdown."""
+    name = clean_line(model.name) if model is not None else ""
+    head = [f"# Chat with {name}"] + ([f"**system**\n\n{system}"] if system else [])
+    said = [f"**{'you' if turn.role == 'user' else 'model'}**\n\n{turn.text}" for turn in turns]
+    return "\n\n".join([*head, *said]) + "\n"
 
 
 def _figures(done: chat.Done) -> str:

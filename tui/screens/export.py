@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine import disk, launch
@@ -25,7 +24,9 @@ from engine.units import format_bytes
 from tui import messages, verbs
 from tui.feeds import RunFeed
 from tui.modals.ask import Answer, AskModal
+from tui.modals.confirm import ConfirmModal
 from tui.modals.error import describe_error
+from tui.run_screen import RunScreen
 from tui.widgets.certificate import Certificate
 from tui.widgets.columns import Section
 from tui.widgets.quant_picker import QuantPicker, QuantRow
@@ -41,7 +42,7 @@ STAGES: dict[StageName, str] = {
 }
 
 
-class ExportScreen(Screen[None]):
+class ExportScreen(RunScreen):
     """Files to make, the stages that make them, and the proof."""
 
     CSS_PATH = "export.tcss"
@@ -100,14 +101,16 @@ class ExportScreen(Screen[None]):
 
     def on_run_changed(self, event: messages.RunChanged) -> None:
         """New events, or the worker came or went."""
-        began = event.status is Status.RUNNING and not self.busy
-        first = self.status is None
+        was_busy, first = self.busy, self.status is None
         self.state, self.status = event.state, event.status
         if event.status is not Status.RUNNING:
             self._stop_asked = False
-        if began or (first and not self.due()):
+        if (self.busy and not was_busy) or (first and not self.due()):
             self.query_one(StageList).focus()
         self._show()
+        if first or self.busy is not was_busy:
+            # What comes next, so that Enter out of habit does not do again what is done.
+            self.query_one(StageList).cursor = list(STAGES).index(next(iter(self.due()), "ollama"))
         self.refresh_bindings()
 
     def _tick(self) -> None:
@@ -129,6 +132,7 @@ class ExportScreen(Screen[None]):
     def _show(self) -> None:
         self.query_one(QuantPicker).rows = self._quant_rows()
         stages = self.query_one(StageList)
+        stages.busy = self.busy
         stages.rows = [self._stage_row(name) for name in STAGES]
         self._tick()
         certificate = self.query_one(Certificate)
@@ -215,11 +219,15 @@ class ExportScreen(Screen[None]):
         stages: list[StageName] = ["merge"] if not self.run.merged.is_dir() and missing else []
         if missing:
             stages.append("gguf")
-        covered = {check.form for check in self.state.checks if check.passed}
-        proved = self.run.certificate.is_file() and covered.issuperset(self.quants) and self._passed
-        if missing or not proved:
+        if missing or not (self._is_proved(self.quants) and self._passed):
             stages.append("certify")
         return stages
+
+    def _is_proved(self, quants: Sequence[Quant]) -> bool:
+        """True if the certificate passed for each of these files."""
+        covered = {check.form for check in self.state.checks}
+        failed = {check.form for check in self.state.checks if not check.passed}
+        return self.run.certificate.is_file() and covered.issuperset(quants) and failed.isdisjoint(quants)
 
     @property
     def _passed(self) -> bool:
@@ -238,8 +246,10 @@ class ExportScreen(Screen[None]):
 
     # ── what can be done ─────────────────────────────────────────────────────────────────────────────────
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer what the run's status allows."""
+        if not super().check_action(action, parameters):
+            return False
         if action == "stop":
             return self.busy
         if action in ("chat", "ollama"):
@@ -272,6 +282,8 @@ class ExportScreen(Screen[None]):
 
     def _require(self, stages: Sequence[StageName]) -> None:
         """Raise what a person should know before a stage is started."""
+        if self.problem is not None:
+            raise self.problem
         if self.busy:
             raise UsageError("A worker is already running on this run", clean_line(self.run.name), ("s stops it.",))
         if not self.run.adapter.is_dir():
@@ -310,8 +322,23 @@ class ExportScreen(Screen[None]):
         self.app.push_screen(modal, self._named)
 
     def _named(self, answer: Answer | None) -> None:
-        if answer is not None:
-            self._begin(["ollama"], StageOptions(name=answer.text, replace=answer.checked))
+        if answer is None:
+            return
+        options = StageOptions(name=answer.text, replace=answer.checked)
+        if self._is_proved(self.plan.export.quants[:1] if self.plan else ()):
+            self._begin(["ollama"], options)
+            return
+        modal = ConfirmModal(
+            "Give it to Ollama without a certificate?",
+            "No certificate that passed says that this file is what was trained.",
+            yes="Give it all the same",
+            no="Leave it",
+        )
+        self.app.push_screen(modal, lambda yes: self._insisted(yes, options))
+
+    def _insisted(self, yes: bool | None, options: StageOptions) -> None:
+        if yes:
+            self._begin(["ollama"], options.model_copy(update={"uncertified": True}))
 
 
 def _short(path: str) -> str:

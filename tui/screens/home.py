@@ -114,6 +114,7 @@ class HomeScreen(Screen[None]):
 
         for preview in self.query(RunPreview):
             preview.info = event.info
+            preview.display = event.info is not None
         self.refresh_bindings()
 
     @property
@@ -132,7 +133,7 @@ class HomeScreen(Screen[None]):
         from tui.verbs import allowed
 
         info = self.selected
-        return info is not None and allowed(action, info.state, info.status)
+        return info is not None and allowed(action, info.state, info.status, info.plan is not None)
 
     def on_run_table_opened(self, event: RunTable.Opened) -> None:
         """Enter on a line."""

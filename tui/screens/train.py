@@ -6,7 +6,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine import launch
@@ -20,6 +19,7 @@ from engine.units import format_count, format_duration
 from tui import messages, verbs
 from tui.feeds import GpuFeed, RunFeed
 from tui.modals.confirm import ConfirmModal
+from tui.run_screen import RunScreen
 from tui.widgets.columns import Section
 from tui.widgets.gpu_panel import GpuPanel
 from tui.widgets.log_tail import LogTail
@@ -28,11 +28,13 @@ from tui.widgets.outcome import Outcome, outcome
 from tui.widgets.run_text import (
     age,
     findings_text,
+    left_s,
     mark_of,
     phase_text,
     plan_line,
     samples_text,
     stage_of,
+    stepping,
 )
 from tui.widgets.title_bar import TitleBar
 from tui.widgets.trend import Trend
@@ -40,7 +42,7 @@ from tui.widgets.trend import Trend
 LOG_LINES = 200
 
 
-class TrainScreen(Screen[None]):
+class TrainScreen(RunScreen):
     """One run, live or as it ended. Leaving it changes nothing about the run."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
@@ -123,7 +125,7 @@ class TrainScreen(Screen[None]):
         state, status = self.state, self.status
         chart = self.query_one(LossChart)
         chart.evals, chart.steps = state.evals, state.steps
-        chart.empty = self.problem or "the first step comes after loading"
+        chart.empty = "" if self.problem else "the first step comes after loading"
         for trend in self.query(Trend):
             trend.steps = state.steps
         self.query_one("#findings", Static).update(findings_text(state))
@@ -135,20 +137,14 @@ class TrainScreen(Screen[None]):
         if status is not None:
             phase = phase_text(state, status)
             self.query_one("#phase", Static).update(phase)
-            self.query_one("#phase").display = bool(phase) and not self._stepping
+            self.query_one("#phase").display = bool(phase) and not stepping(self.state)
         self._tick()
-
-    @property
-    def _stepping(self) -> bool:
-        """True while steps come: then the chart says more than a phase."""
-        stage = stage_of(self.state)
-        return stage is not None and stage.name == "train" and bool(self.state.steps) and stage.progress is None
 
     def _show_outcome(self) -> None:
         panel = self.query_one(Outcome)
-        panel.state, panel.status = self.state, self.status
+        panel.state, panel.status, panel.problem = self.state, self.status, self.problem
         panel.tail = launch.log_tail(self.run, 4) if self.status is Status.LOST else ""
-        panel.display = self.status is not None and bool(outcome(self.state, self.status))
+        panel.display = self.status is not None and bool(outcome(self.state, self.status, problem=self.problem))
 
     def _tick(self) -> None:
         """What changes with time alone: the title's time left, the age of the checkpoint, the log."""
@@ -172,8 +168,9 @@ class TrainScreen(Screen[None]):
         if last is None:
             return Content.styled(f"{self.plan.steps:,} steps planned" if self.plan else "", "$quiet")
         parts = [f"step {last.step}/{last.steps}", f"epoch {last.epoch:.2f}"]
-        if self.status is Status.RUNNING and self._stepping and self.state.left_s is not None:
-            parts.append(f"{format_duration(self.state.left_s)} left")
+        left = left_s(self.state) if self.status is Status.RUNNING and stepping(self.state) else None
+        if left is not None:
+            parts.append(f"{format_duration(left)} left")
         return Content(" · ".join(parts))
 
     def _kept(self) -> Content:
@@ -188,9 +185,10 @@ class TrainScreen(Screen[None]):
             lines.append(Content(f"{format_count(last.trained_tokens)} tokens trained"))
         return Content("\n").join(lines)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer what the run's status allows."""
-        return verbs.allowed(action, self.state, self.status)
+        offered = super().check_action(action, parameters)
+        return offered and verbs.allowed(action, self.state, self.status, self.plan is not None)
 
     def action_stop(self) -> None:
         """Ask the worker to stop at its next safe point."""
@@ -236,4 +234,4 @@ def _plan_of(run: RunDir) -> tuple[Plan | None, str]:
     try:
         return load_plan(run), ""
     except UsageError as error:
-        return None, clean_line(str(error))
+        return None, clean_line(" ".join((str(error), *error.hints)), 400)

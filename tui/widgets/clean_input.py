@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.widgets import Input
 
 from engine.text import clean
@@ -17,3 +18,7 @@ class CleanInput(Input):
     def validate_value(self, value: str) -> str:
         """One line without control characters."""
         return clean(value).replace("\n", " ").replace("\t", " ")
+
+    def _on_paste(self, event: events.Paste) -> None:
+        """All lines that were pasted, as one; Textual, whose turn is next, would keep the first only."""
+        event.text = " ".join(event.text.splitlines())

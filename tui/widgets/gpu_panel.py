@@ -65,7 +65,7 @@ def chosen(status: GpuStatus | None, uuid: str = "") -> GpuReading | None:
 def load_line(name: str, share: float | None, width: int) -> Content:
     """A name at the left; the load as a figure and a bar at the right."""
     full = round((share or 0.0) * 8)
-    bar = Content.assemble(f"{format_share(share):>5} ", ("━" * full, "$primary"), ("━" * (8 - full), "$rule"))
+    bar = Content.assemble(f"{format_share(share):>5} ", ("━" * full, "$primary"), ("╌" * (8 - full), "$rule"))
     return spread(Content(name), bar, width)
 
 

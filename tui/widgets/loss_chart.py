@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from textual.app import RenderResult
@@ -13,11 +14,32 @@ from engine.events import Eval, Step
 from tui.widgets.braille import Canvas
 from tui.widgets.series import Scale, Series, ticks
 
-SMOOTHING = 0.95
-"""Weight of the past in the smoothed line: it looks back over about twenty steps."""
+WINDOW, SHARE = 20, 1 / 20
+"""The smoothed line looks back over about so many steps, in a short run over this share of its length."""
+
+LOOK_BACK = 200
+"""Steps behind which the past weighs nothing in a smoothed figure: ten windows."""
+
+ROBUST = 0.05
+"""Share of the highest points that may leave the picture, where the rest then has twice the room at least."""
 
 RAW, SMOOTH, EVAL, BEST, AXIS = "$tuned 45%", "$tuned", "$foreground", "$success", "$quiet"
 LABEL_WIDTH = 6
+
+
+def past_weight(length: int) -> float:
+    """Weight of the past in the smoothed line of a run of so many steps."""
+    return 1 - 1 / max(1.0, min(WINDOW, length * SHARE))
+
+
+def smoothed(steps: Sequence[Step]) -> float | None:
+    """The newest loss, smoothed: the one figure by which a run is told, in the list and in the legend."""
+    mean = weight = 0.0
+    for step in steps[-LOOK_BACK:]:
+        if math.isfinite(step.loss):
+            past = past_weight(step.steps)
+            mean, weight = past * mean + (1 - past) * step.loss, past * weight + 1 - past
+    return mean / weight if weight else None
 
 
 class Losses:
@@ -45,9 +67,10 @@ class Losses:
 
     def _add(self, step: Step) -> None:
         self.raw.append(step.step, step.loss)
-        if step.loss - step.loss == 0:  # finite
-            self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * step.loss
-            self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+        if math.isfinite(step.loss):
+            past = past_weight(step.steps)
+            self._mean = past * self._mean + (1 - past) * step.loss
+            self._weight = past * self._weight + 1 - past
             self.smooth.append(step.step, self._mean / self._weight)
 
 
@@ -72,31 +95,44 @@ class LossChart(Widget):
         width, height = self.content_size
         if height < 1 or width < 8:
             return Content("")
-        head = self._legend()
+        head = self._legend(width)
         rows = height - 3  # legend, axis, labels
         if rows < 2 or not (len(self._losses.raw) or self.evals):
             hint = Content.styled(self.empty, AXIS) if not len(self._losses.raw) else Content("")
             return Content("\n").join([head, hint])
         return Content("\n").join([head, *self._picture(width - LABEL_WIDTH - 1, rows)])
 
-    def _legend(self) -> Content:
-        parts = [Content.styled("loss", AXIS)]
-        if self._losses.smooth.last is not None:
-            parts.append(Content.assemble(("⠤⠒ ", SMOOTH), f"train {self._losses.smooth.last:.3f}"))
+    def _legend(self, width: int) -> Content:
+        _, (_, top) = self._ranges()
+        highest = max(self._figures(), default=0.0)
+        above = f", up to {highest:.2f}" if highest > top else ""
+        parts = [Content.styled(f"loss{above}", AXIS)]
+        now = smoothed(self.steps)
+        if now is not None:
+            parts.append(Content.assemble(("⠤⠒ ", SMOOTH), f"train {now:.3f}"))
         if self._losses.raw.not_finite:
             parts.append(Content.styled(f"✗ {self._losses.raw.not_finite} not finite", "$error"))
         best = min(self.evals, key=lambda seen: seen.loss, default=None)
         if best is not None:
             parts.append(Content.assemble(("◆ ", EVAL), f"eval {self.evals[-1].loss:.3f}"))
-            parts.append(Content.assemble(("★ ", BEST), f"best {best.loss:.3f} at step {best.step}"))
-        return Content("   ").join(parts)
+            parts.append(Content.assemble(("★ ", BEST), f"best {best.loss:.3f}"))
+            whole = Content("   ").join([*parts[:-1], Content.assemble(parts[-1], f" at step {best.step}")])
+            if whole.cell_length <= width:  # else the star in the picture is left to say where
+                return whole
+        return Content("   ").join(parts).truncate(width, ellipsis=True)
+
+    def _figures(self) -> list[float]:
+        """Every height that is to be drawn; the smoothed line lies between the single steps."""
+        points = [figure for _, low, high in self._losses.raw.buckets() for figure in (low, high)]
+        return points + [seen.loss for seen in self.evals if math.isfinite(seen.loss)]
 
     def _ranges(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        # The highest hundredth of the single steps may leave the picture: one spike must not flatten the rest.
-        bounds = [self._losses.raw.bounds(0.01), self._losses.smooth.bounds()]
-        figures = [figure for pair in bounds if pair for figure in pair]
-        figures += [seen.loss for seen in self.evals if seen.loss - seen.loss == 0]
-        low, high = min(figures, default=0.0), max(figures, default=1.0)
+        figures = sorted(self._figures()) or [0.0, 1.0]
+        low, high = figures[0], figures[-1]
+        # The first steps, or one spike, must not flatten all the rest to a line at the bottom.
+        robust = figures[math.ceil(len(figures) * (1 - ROBUST)) - 1]
+        if robust - low < (high - low) / 2 and robust > low:
+            high = robust
         pad = (high - low) * 0.04 or 0.05
         last = max(self._losses.raw.last_x, self.evals[-1].step if self.evals else 0)
         return (0.0, max(last, 1.0)), (max(low - pad, 0.0), high + pad)
@@ -116,7 +152,7 @@ class LossChart(Widget):
         best = min(self.evals, key=lambda seen: seen.loss, default=None)
         marks: dict[tuple[int, int], tuple[str, str]] = {}
         for seen in self.evals:
-            if seen.loss - seen.loss == 0:
+            if math.isfinite(seen.loss):
                 cell = (scale.x(seen.step) >> 1, scale.y(seen.loss) >> 2)
                 if marks.get(cell, ("", ""))[1] != BEST:
                     marks[cell] = ("★", BEST) if seen is best else ("◆", EVAL)
@@ -124,10 +160,21 @@ class LossChart(Widget):
 
 
 def _y_labels(scale: Scale, y_range: tuple[float, float], rows: int) -> dict[int, str]:
-    """Row → label; as many as have room."""
-    values = ticks(*y_range, max(2, min(rows // 3, 6)))
-    digits = 3 if y_range[1] - y_range[0] < 0.1 else 2 if y_range[1] < 100 else 0
+    """Row → label: three at least where there are as many rows, six at most."""
+    wanted = max(3, min(rows // 2, 6))
+    values: list[float] = []
+    for count in range(wanted, 4 * wanted):  # round figures are few: a finer step until enough of them are within
+        values = ticks(*y_range, count)
+        if len({scale.y(value) >> 2 for value in values}) >= min(3, rows):
+            break
+    digits = 0 if y_range[1] >= 100 else _digits(values)
     return {scale.y(value) >> 2: f"{value:.{digits}f}" for value in values}
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Decimals that tell neighbouring labels apart; one at least."""
+    step = values[1] - values[0] if len(values) > 1 else 1.0
+    return max(1, -math.floor(math.log10(step) + 1e-9))
 
 
 def _line(

@@ -20,17 +20,21 @@ class Outcome(Widget):
     state: reactive[RunState | None] = reactive(None, layout=True)
     status: reactive[Status | None] = reactive(None, layout=True)
     tail: reactive[str] = reactive("", layout=True)
+    problem: reactive[str] = reactive("", layout=True)
+    """Why the run's plan cannot be read: then no worker can go on with it."""
 
     def render(self) -> RenderResult:
         """The words for the run's status."""
         if self.state is None or self.status is None:
             return Content("")
-        return outcome(self.state, self.status, self.tail)
+        return outcome(self.state, self.status, self.tail, self.problem)
 
 
-def outcome(state: RunState, status: Status, log: str = "") -> Content:
+def outcome(state: RunState, status: Status, log: str = "", problem: str = "") -> Content:
     """What happened and what comes next; empty for a run that is going on."""
     stage = stage_of(state)
+    if problem:
+        return Content.assemble(("✗ This run cannot go on. ", "bold $error"), problem)
     match status:
         case Status.FAILED if stage is not None and stage.failed is not None:
             failed = stage.failed

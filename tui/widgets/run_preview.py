@@ -45,9 +45,7 @@ def facts(info: RunInfo) -> Content:
     if plan is not None:
         rows.append(("model", clean_line(plan.preset.name)))
         rows.append(("data", data_name(plan)))
-        rows.append(
-            ("rows", f"{plan.summary.rows:,} × {plan.train.epochs:g} epochs, {plan.summary.eval_rows:,} held out")
-        )
+        rows.append(("rows", f"{plan.summary.rows:,} × {plan.passes:.3g} epochs, {plan.summary.eval_rows:,} held out"))
         rows.append(("adapter", f"rank {plan.lora.rank}, learning rate {plan.train.learning_rate:g}"))
     if stage is not None and stage.device:
         rows.append(("on", clean_line(stage.device)))

@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 from engine.runs import RunInfo
 from engine.text import clean_line
 from tui.widgets.columns import cell, line
+from tui.widgets.loss_chart import smoothed
 from tui.widgets.run_text import age, exact_match, figure, mark_of, next_step, step_text, trend_arrow
 
 
@@ -43,6 +44,9 @@ COLUMNS = (
     Column("next", 0),
 )
 """The last one takes what is left."""
+
+
+NO_MATCH = Content.assemble("no run matches   ", ("esc ", "$primary"), "shows all")
 
 
 class RunList(OptionList):
@@ -83,6 +87,7 @@ class RunTable(Vertical):
         """Titles and lines."""
         yield Static(id="titles")
         yield RunList(markup=False, id="lines")
+        yield Static(NO_MATCH, id="no-match")
 
     def on_mount(self) -> None:
         """Ages grow by themselves."""
@@ -124,6 +129,8 @@ class RunTable(Vertical):
         self.query_one("#titles", Static).update(titles(columns))
         prompts = [row(info, columns) for info in self._shown]
         lines = self._list
+        self.query_one("#no-match").display = bool(self.runs) and not self._shown
+        lines.display = bool(self._shown) or not self.runs
         names = [option.id for option in lines.options]
         if names == [info.run.name for info in self._shown]:
             for index, prompt in enumerate(prompts):
@@ -179,7 +186,7 @@ def row(info: RunInfo, columns: Sequence[Column]) -> Content:
 
 def _values(info: RunInfo) -> dict[str, Content | str]:
     state = info.state
-    loss = figure(state.last_step.loss) if state.last_step else ""
+    loss = figure(smoothed(state.steps), 3)
     best = state.best_eval
     return {
         "": mark_of(state, info.status).content(),
@@ -187,7 +194,7 @@ def _values(info: RunInfo) -> dict[str, Content | str]:
         "model": clean_line(info.plan.preset.name) if info.plan else "",
         "step": step_text(state, info.plan),
         "loss": f"{loss} {trend_arrow(state)}".rstrip(),
-        "eval": figure(best.loss) if best else "",
+        "eval": figure(best.loss, 3) if best else "",
         "exact match": exact_match(state),
         "age": age(state.last_t or (info.plan.created_t if info.plan else 0.0)),
         "next": Content.styled(next_step(info), "$quiet"),

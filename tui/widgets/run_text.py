@@ -82,12 +82,20 @@ def stage_of(state: RunState) -> StageState | None:
     return state.stages[state.current] if state.current is not None else None
 
 
+def stepping(state: RunState) -> bool:
+    """True while steps come: the stage that runs has made one, and does nothing beside it."""
+    stage, last = stage_of(state), state.last_step
+    if stage is None or last is None or stage.name != "train":
+        return False
+    return stage.status is Status.RUNNING and stage.progress is None and last.t >= stage.started_t
+
+
 def left_s(state: RunState) -> float | None:
-    """Seconds left of what is being done now."""
-    stage = stage_of(state)
-    if state.current == "train" and state.steps and (stage is None or stage.progress is None):
+    """Seconds left of what is being done now; what was told before the newest start does not count."""
+    if stepping(state):
         return state.left_s
-    return stage.left_s if stage is not None else None
+    stage = stage_of(state)
+    return stage.left_s if stage is not None and stage.status is Status.RUNNING else None
 
 
 def quantized(outputs: Mapping[str, Output]) -> list[str]:
@@ -106,7 +114,7 @@ def next_step(info: RunInfo) -> str:
     state, status = info.state, info.status
     stage = stage_of(state)
     if info.plan is None:
-        return "plan.json cannot be read"
+        return "no readable plan"
     if status is Status.RUNNING:
         left = left_s(state)
         return f"{format_duration(left)} left" if left is not None else (stage.phase if stage else "")
@@ -139,7 +147,7 @@ def phase_text(state: RunState, status: Status) -> Content:
         ("● ", "$primary"),
         f"{words}  ",
         ("━" * full, "$primary"),
-        ("━" * (20 - full), "$rule"),
+        ("╌" * (20 - full), "$rule"),
         "  " + "  ".join(part for part in parts if part),
     )
 

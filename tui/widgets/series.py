@@ -60,12 +60,9 @@ class Series:
         """Where the series begins."""
         return self._starts[0] if self._starts else 0.0
 
-    def bounds(self, spared: float = 0.0) -> tuple[float, float] | None:
-        """The lowest and the highest figure, the share `spared` of the highest ones left out; None if empty."""
-        if not self._starts:
-            return None
-        highs = sorted(self._highs)
-        return min(self._lows), highs[max(0, math.ceil(len(highs) * (1 - spared)) - 1)]
+    def bounds(self) -> tuple[float, float] | None:
+        """The lowest and the highest figure; None if empty."""
+        return (min(self._lows), max(self._highs)) if self._starts else None
 
     def dots(self, scale: Scale) -> Dots:
         """The series in dots of a canvas, at most one entry to a column."""

@@ -51,6 +51,8 @@ class StageList(Widget, can_focus=True):
 
     rows: reactive[Sequence[StageRow]] = reactive((), layout=True)
     cursor: reactive[int] = reactive(0)
+    busy: reactive[bool] = reactive(False)
+    """A worker runs: no stage can be started."""
     now: reactive[float] = reactive(0.0)
     """The time, so that what runs shows for how long."""
 
@@ -80,6 +82,14 @@ class StageList(Widget, can_focus=True):
             if row.status is Status.RUNNING and row.state is not None and (figures := _figures(row.state)):
                 lines.append((index, Content.assemble(" " * INDENT, (figures, "$quiet"))))
         return lines
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """A second worker is not offered."""
+        return not (self.busy and action == "run_stage")
+
+    def watch_busy(self) -> None:
+        """Other keys are offered."""
+        self.refresh_bindings()
 
     def action_move(self, by: int) -> None:
         """Move the cursor, stopping at the ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textual.app import ComposeResult
@@ -96,6 +97,13 @@ class Transcript(VerticalScroll):
         await self.mount(Static(Content(clean(text)), classes="question"), answer)
         self._following = True
         return answer
+
+    async def restore(self, turns: Sequence[Turn]) -> None:
+        """Show questions and answers, in turn, of a conversation that was left."""
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            shown = await self.ask(question.text)
+            await shown.add(answer.text)
+            await shown.end(Content.styled(answer.note, "$quiet"))
 
     async def drop_last(self) -> None:
         """Take the last question and its answer away."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.config import Quant
 from engine.plan import Plan
 from engine.worker.context import Context
+from engine.worker.device import claim
 from engine.worker.fold import Folded, Weights, load_adapter
 from engine.worker.gguf.families import family_of
 from engine.worker.gguf.family import Config, Family
@@ -25,8 +26,9 @@ def run(context: Context) -> None:
     """Write `model.bf16.gguf` and a file for each wanted quantization.
 
     Raises `MissingError` without an adapter, `RunError` for a model that cannot be expressed. A stop is honoured
-    between tensors and between files.
+    between tensors, and at any moment while quantizing.
     """
+    claim(context)
     source = _source(context)
     plain = context.run.gguf("bf16")
     with context.writing(plain) as file:
@@ -109,7 +111,13 @@ def _quantize(context: Context, plain: Path, quant: Quant) -> None:
     context.check_stop()
     context.phase(f"quantizing to {quant}")
     with context.writing(context.run.gguf(quant)) as file:
-        told = quantize(plain, file, quant, lambda done, total: context.progress(done, total, "tensors", quant))
+        told = quantize(
+            plain,
+            file,
+            quant,
+            on_tensor=lambda done, total: context.progress(done, total, "tensors", quant),
+            check_stop=context.check_stop,
+        )
     if told.fallbacks:
         context.finding(
             "warning",

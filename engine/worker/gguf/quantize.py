@@ -1,69 +1,101 @@
-"""Quantize a bf16 GGUF file with llama.cpp."""
+"""Quantize a bf16 GGUF file with llama.cpp, in a child process that can be ended at any moment."""
 
 from __future__ import annotations
 
-import ctypes
-import re
-from collections.abc import Callable
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-from llama_cpp import llama_cpp as api
+from typing import Any
 
 from engine.config import Quant
 from engine.errors import RunError
-from engine.units import GIB
-from engine.worker import llama_log
-from engine.worker.llama import threads
+from engine.text import clean_line
 
-_FTYPES: dict[Quant, int] = {
-    "Q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "Q6_K": api.LLAMA_FTYPE_MOSTLY_Q6_K,
-    "Q5_K_M": api.LLAMA_FTYPE_MOSTLY_Q5_K_M,
-    "Q5_K_S": api.LLAMA_FTYPE_MOSTLY_Q5_K_S,
-    "Q4_K_M": api.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    "Q4_K_S": api.LLAMA_FTYPE_MOSTLY_Q4_K_S,
-    "Q3_K_M": api.LLAMA_FTYPE_MOSTLY_Q3_K_M,
-    "Q2_K": api.LLAMA_FTYPE_MOSTLY_Q2_K,
-}
-
-_PROGRESS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
-_FALLBACK = re.compile(r"(\d+) of (\d+) tensor\(s\) required fallback")
+WAIT_S = 0.2
+"""How often it is asked whether to stop while the child says nothing."""
 
 
 @dataclass(frozen=True)
 class Quantized:
     """What llama.cpp said of the file that it wrote."""
 
-    fallbacks: int
+    fallbacks: int = 0
     """Tensors whose rows do not divide into the blocks of the wanted type; they got a larger one."""
-    tensors: int
+    tensors: int = 0
 
 
-def quantize(source: Path, target: Path, quant: Quant, on_tensor: Callable[[int, int], None]) -> Quantized:
+def quantize(
+    source: Path,
+    target: Path,
+    quant: Quant,
+    on_tensor: Callable[[int, int], None],
+    check_stop: Callable[[], None] = lambda: None,
+) -> Quantized:
     """Write `target` in the precision `quant`; `on_tensor(done, total)` follows. Raises `RunError`.
 
-    Cannot be interrupted: it is one call into the library.
+    `check_stop` is called several times a second; what it raises ends the child and comes through.
     """
-    llama_log.quiet()
-    told: list[tuple[int, int]] = [(0, 0)]
+    quantized = Quantized()
+    command = [sys.executable, "-P", "-m", "engine.worker.quantize", str(source), str(target), quant]
+    try:
+        with closing(replies(command, check_stop)) as told:
+            for said in told:
+                if "done" in said:
+                    on_tensor(said["done"], said["total"])
+                elif "fallbacks" in said:
+                    quantized = Quantized(said["fallbacks"], said["tensors"])
+    except RunError as error:
+        hint = "Is the disk full? Otherwise make the bf16 file again: finetui gguf RUN --quant bf16"
+        detail = f"{source.name}: {error.detail}"
+        raise RunError(f"llama.cpp could not quantize to {quant}", detail, (hint,)) from error
+    return quantized
 
-    def listen(line: str) -> None:
-        if match := _PROGRESS.match(line):
-            on_tensor(int(match[1]), int(match[2]))
-        if match := _FALLBACK.search(line):
-            told.append((int(match[1]), int(match[2])))
 
-    parameters = api.llama_model_quantize_default_params()
-    parameters.ftype = _FTYPES[quant]
-    parameters.nthread = threads()
-    parameters.max_buf_size = GIB  # the default of 8 GiB is more than many machines have to spare
-    with llama_log.listening(listen):
-        code = api.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
-    if code != 0:
-        raise RunError(
-            f"llama.cpp could not quantize to {quant}",
-            f"{source.name}: code {code}; {llama_log.last_words()}",
-            ("Is the disk full? Otherwise make the bf16 file again: finetui gguf RUN --quant bf16",),
-        )
-    return Quantized(*told[-1])
+def replies(command: Sequence[str], check_stop: Callable[[], None]) -> Generator[dict[str, Any]]:
+    """The JSON lines of a child, as they come. It is killed if `check_stop` raises or nobody wants the next one.
+
+    Raises `RunError` with what it said last if it ends with another code than 0.
+    """
+    last = ""
+    with tempfile.TemporaryFile() as errors:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors) as child:
+            try:
+                for line in _lines(child, check_stop):
+                    said = json.loads(line)
+                    last = str(said.get("error", last))
+                    yield said
+            except BaseException:
+                child.kill()
+                raise
+        errors.seek(0)
+        last = last or errors.read()[-2000:].decode("utf-8", "replace")
+    if child.returncode != 0:
+        code = child.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise RunError("The child process failed", clean_line(f"{how}; {last}" if last else how, 400))
+
+
+def _lines(child: subprocess.Popen[bytes], check_stop: Callable[[], None]) -> Iterator[bytes]:
+    assert child.stdout is not None
+    output = child.stdout.fileno()
+    left = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            check_stop()
+            if not selector.select(WAIT_S):
+                continue
+            read = os.read(output, 65536)
+            if not read:
+                return
+            *whole, left = (left + read).split(b"\n")
+            yield from whole

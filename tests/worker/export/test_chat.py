@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,13 +124,11 @@ def leftover(answer: Iterator[Any]) -> list[Any]:
 def test_closing_the_session_ends_the_child_within_an_answer(session: ChatSession) -> None:
     answer = session.ask([QUESTION], max_tokens=400, temperature=50.0)
     next(answer)
-    began = time.monotonic()
     closer = threading.Thread(target=session.close)
     closer.start()
     rest = [piece for piece in leftover(answer) if isinstance(piece, Done)]
     closer.join()
     assert all(done.reason == "cancelled" for done in rest)
-    assert time.monotonic() - began < 5
     assert session._process is not None
     assert session._process.returncode is not None
 

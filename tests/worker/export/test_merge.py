@@ -123,3 +123,28 @@ def test_an_adapter_of_another_base_is_refused(export: Any, tiny: Any) -> None:
     run = export("llama")
     with pytest.raises(RunError, match="the base has"):
         Folded(Weights(tiny("llama", hidden=128)), load_adapter(run.run.adapter))
+
+
+def test_weights_that_lie_there_twice_are_read_once(export: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = export("llama")
+    merge.run(run.context("merge"))
+    whole = (run.run.merged / "model.safetensors").read_bytes()
+    names = [spec.name for spec in Weights(run.run.merged).specs]
+    monkeypatch.setattr(merge, "SHARD_BYTES", 50_000)
+    merge.run(run.context("merge"))
+    (run.run.merged / "model.safetensors").write_bytes(whole)
+    assert sorted(spec.name for spec in Weights(run.run.merged).specs) == sorted(names)
+
+
+def test_every_tokenizer_file_of_the_base_is_carried(export: Any) -> None:
+    run = export("llama")
+    folder = run.run.path / "base"
+    folder.mkdir()
+    for file in [*run.base.glob("*.json"), *run.base.glob("*.safetensors")]:
+        (folder / file.name).symlink_to(file)
+    for name in ("tokenizer.model", "merges.txt", "chat_template.jinja", "added_tokens.json"):
+        (folder / name).write_text("{{ '' }}" if name.endswith("jinja") else "{}")
+    run.plan = run.plan.model_copy(update={"preset": run.plan.preset.model_copy(update={"model": str(folder)})})
+    merge.run(run.context("merge"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "merges.txt", "chat_template.jinja"):
+        assert (run.run.merged / name).read_bytes() == (folder / name).read_bytes()

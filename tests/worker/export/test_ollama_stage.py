@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.errors import CertificateError, MissingError, UsageError
+from engine.paths import RunDir
 from engine.worker import gguf, ollama
 
 
@@ -47,9 +50,10 @@ def exported(export: Any) -> Any:
 
 
 def certify(run: Any, passed: bool) -> None:
-    stat = run.run.gguf("Q8_0").stat()
+    content = run.run.gguf("Q8_0").read_bytes()
     checks = [{"title": "it stops", "passed": passed}]
-    form = {"size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "passed": passed, "checks": checks}
+    digest = hashlib.sha256(content).hexdigest()
+    form = {"size_bytes": len(content), "sha256": digest, "passed": passed, "checks": checks}
     run.run.certificate.write_text(json.dumps({"passed": passed, "forms": {"Q8_0": form}}))
 
 
@@ -70,12 +74,20 @@ def test_a_taken_name_is_refused_unless_replaced(exported: Any, server: Server) 
     assert server.created
 
 
-def test_a_failed_certificate_is_refused_unless_replaced(exported: Any, server: Server) -> None:
+def test_a_failed_certificate_is_refused_unless_insisted(exported: Any, server: Server) -> None:
     certify(exported, passed=False)
     with pytest.raises(CertificateError, match="it stops"):
         ollama.run(exported.context("ollama"))
-    ollama.run(exported.context("ollama", replace=True))
+    with pytest.raises(CertificateError, match="it stops"):
+        ollama.run(exported.context("ollama", name="taken", replace=True))  # of the name, and of nothing else
+    assert not server.created
+    ollama.run(exported.context("ollama", uncertified=True))
     assert server.created
+
+
+def test_insisting_takes_no_name(exported: Any, server: Server) -> None:
+    with pytest.raises(UsageError, match="taken"):
+        ollama.run(exported.context("ollama", name="taken", uncertified=True))
 
 
 def test_a_missing_certificate_is_refused(exported: Any, server: Server) -> None:
@@ -84,10 +96,20 @@ def test_a_missing_certificate_is_refused(exported: Any, server: Server) -> None
         ollama.run(exported.context("ollama"))
 
 
-def test_a_certificate_of_an_earlier_file_is_refused(exported: Any, server: Server) -> None:
-    gguf.run(exported.context("gguf"))
+def test_a_certificate_of_another_file_of_the_same_size_is_refused(exported: Any, server: Server) -> None:
+    file = exported.run.gguf("Q8_0")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
     with pytest.raises(CertificateError, match="made later"):
         ollama.run(exported.context("ollama"))
+
+
+def test_a_copy_of_the_run_s_folder_keeps_its_certificate(exported: Any, server: Server, tmp_path: Path) -> None:
+    shutil.copytree(exported.run.path, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times
+    exported.run = RunDir(tmp_path / "copy")
+    ollama.run(exported.context("ollama"))
+    assert server.created
 
 
 def test_without_a_server_the_modelfile_is_there(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from textual.worker import get_current_worker
 from engine.config import DatasetSpec, Preset
 from engine.datasets.scan import DatasetReport, scan
 from engine.errors import FinetuiError
-from engine.text import clean
+from engine.paths import absolute
 from engine.units import format_bytes, format_duration
 from tui.modals.error import describe_error
-from tui.screens.setup.path_input import DataTree, PathInput
+from tui.screens.setup.path_input import DataTree, PathInput, is_dir
 from tui.widgets.columns import Section
 from tui.widgets.data_report import TRAINED_STYLE, ReportView, RowView
 
@@ -93,7 +93,7 @@ class DataStep(Container):
     @property
     def path(self) -> str:
         """What stands in the line."""
-        return self.query_one(PathInput).value.strip()
+        return self.query_one(PathInput).path
 
     def show(self, preset: Preset, data: DatasetSpec | None) -> None:
         """Begin this step: the draft's data, else the preset's own, are read at once."""
@@ -101,7 +101,7 @@ class DataStep(Container):
         before = self.data if self.preset is None or not self._is_bundled() else None
         self.preset = preset
         wanted = data or before or bundled
-        self.query_one(PathInput).value = wanted.path if wanted else ""
+        self.query_one(PathInput).take(wanted.path if wanted else "")
         self._advance = False
         if wanted is None:
             self._forget()
@@ -133,7 +133,7 @@ class DataStep(Container):
         if preset is not None and preset.data.path and self.path == preset.data.path:
             return preset.data
         base = preset.data if preset is not None else DatasetSpec()
-        path = str(Path(self.path).expanduser().absolute())
+        path = str(absolute(self.path))
         return base.model_copy(update={"path": path, "eval_path": "", "format": "auto"})
 
     @on(Input.Submitted, "#data-path")
@@ -266,8 +266,8 @@ class DataStep(Container):
         """Show the folders, beginning where the path is."""
         if self.leave_inner():
             return
-        start = Path(self.path or ".").expanduser().absolute()
-        while not start.is_dir():
+        start = absolute(self.path or ".")
+        while not is_dir(start):
             start = start.parent
         tree = DataTree(start, id="data-tree")
         self.query_one("#data-report").display = False
@@ -278,6 +278,18 @@ class DataStep(Container):
     def _file_chosen(self, event: DirectoryTree.FileSelected) -> None:
         event.stop()
         self.leave_inner()
-        self.query_one(PathInput).value = clean(str(event.path))
+        self.query_one(PathInput).take(str(event.path))
+        if not _is_text(event.path):
+            self._forget()
+            self._say(Content.styled("✗ This file's name is not UTF-8, so no plan can hold it: rename it.", "$error"))
+            return
         self._scan(self._spec())
         self._note()
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 are lone surrogates in Python
+        return False
+    return True

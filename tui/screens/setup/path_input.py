@@ -70,6 +70,18 @@ class PathInput(CleanInput):
             id=id,
             select_on_focus=False,
         )
+        self._chosen = ""
+
+    @property
+    def path(self) -> str:
+        """The path to open: what was typed, or the file that was chosen, whose name may hold what is not shown."""
+        typed = self.value.strip()
+        return self._chosen if self._chosen and typed == clean(self._chosen).strip() else typed
+
+    def take(self, path: str) -> None:
+        """Show a path that was not typed; it is opened as it is, whatever its name holds."""
+        self._chosen = path
+        self.value = path
 
     def action_complete(self) -> None:
         """Take the completion, or go on to the next widget."""
@@ -95,11 +107,12 @@ class DataTree(DirectoryTree):
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """No hidden names, no files of other kinds."""
-        return [path for path in paths if not path.name.startswith(".") and (_is_dir(path) or path.suffix in SUFFIXES)]
+        return [path for path in paths if not path.name.startswith(".") and (is_dir(path) or path.suffix in SUFFIXES)]
 
 
-def _is_dir(path: Path) -> bool:
+def is_dir(path: Path) -> bool:
+    """True for a folder; a name that no file can have, or may not be looked at, is none."""
     try:
         return path.is_dir()
-    except OSError:
+    except (OSError, ValueError):
         return False

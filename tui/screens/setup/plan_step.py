@@ -14,7 +14,7 @@ from textual.widgets import Static
 from engine import presets, vram
 from engine.errors import FinetuiError
 from engine.gpu import GpuReading
-from engine.plan import Plan
+from engine.plan import Plan, time_line
 from engine.text import clean
 from engine.units import format_count
 from tui.modals.error import describe_error
@@ -153,19 +153,19 @@ class PlanStep(VerticalScroll, can_focus=False):
     def action_command(self) -> None:
         """Copy the command line."""
         self.app.copy_to_clipboard(self.draft.command)
-        self.app.notify(self.draft.command, title="Copied", markup=False)
+        self.app.notify(clean(self.draft.command), title="Copied", markup=False)
 
 
 def _figures(plan: Plan) -> Content:
     summary, train = plan.summary, plan.train
-    epochs = plan.steps * plan.effective_batch / max(summary.rows, 1)
     steps = f"{plan.steps:,} steps × {plan.effective_batch} rows"
-    tokens = format_count(round(summary.approximate_tokens * epochs))
+    tokens = format_count(round(summary.approximate_tokens * plan.passes))
     rest = (
-        f" · {epochs:.1f} epochs of {summary.rows:,} rows · about {tokens} tokens"
+        f" · {plan.passes:.3g} epochs of {summary.rows:,} rows · about {tokens} tokens"
         f" · eval every {train.eval_steps} steps on {summary.eval_rows:,} rows"
     )
-    return Content.assemble(("steps ", "$quiet"), (steps, "bold"), (rest, "$quiet"))
+    taken = Content.assemble(("time  ", "$quiet"), (time_line(plan), "bold"))
+    return Content.assemble(taken, "\n", ("steps ", "$quiet"), (steps, "bold"), (rest, "$quiet"))
 
 
 def _notes(plan: Plan, gpu: GpuReading | None, starting: bool) -> list[Content]:
