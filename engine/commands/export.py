@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from engine import runs
@@ -13,8 +14,10 @@ from engine.commands.output import Output, error_data, mark, style, table
 from engine.commands.planning import absolute
 from engine.commands.summary import finish, summary
 from engine.config import StageName, StageOptions
+from engine.datasets.lines import open_data
 from engine.errors import ExitCode, FinetuiError
 from engine.events import Check
+from engine.ollama import valid_name
 from engine.state import RunState
 from engine.units import format_share
 
@@ -69,6 +72,8 @@ def gguf(arguments: argparse.Namespace, output: Output) -> int:
 
 def ollama(arguments: argparse.Namespace, output: Output) -> int:
     """`finetui ollama RUN`."""
+    if arguments.model_name is not None:
+        valid_name(arguments.model_name)  # refused now, not as a failed stage of the run
     options = StageOptions(
         quants=arguments.quant,
         name=arguments.model_name,
@@ -116,6 +121,8 @@ def evaluate(arguments: argparse.Namespace, output: Output) -> int:
     """`finetui eval RUN`: the scores as a table."""
     run = runs.find(arguments.name)
     data = absolute(arguments.data) if arguments.data else None
+    if data is not None:
+        open_data(Path(data)).close()  # what can be refused now must not become a failed stage of the run
     state = run_stages(run, ["eval"], output, StageOptions(data=data))
     output.result(summary(runs.read(run)), score_lines(state))
     return ExitCode.DONE

@@ -450,3 +450,15 @@ def test_chat_with_a_figure_that_cannot_be_meant(say: Say, tmp_path: Path, optio
     assert code == ExitCode.USAGE
     assert "cannot be meant" in err
     assert "\u2192" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [(("eval", "last", "--data", "nope.jsonl"), ExitCode.DATA), (("ollama", "last", "--name", "a b!"), ExitCode.USAGE)],
+)
+def test_what_can_be_refused_at_once_leaves_no_failed_stage(
+    say: Say, run: RunDir, argv: tuple[str, ...], code: ExitCode
+) -> None:
+    before = sorted(run.path.iterdir())
+    assert say(*argv)[0] == code
+    assert sorted(run.path.iterdir()) == before
