@@ -14,6 +14,7 @@ DISK_FULL = re.compile(
     r"No space left on device|Disk quota exceeded"  # safetensors
     r"|\d+ requested and \d+ written"  # numpy's tofile
     r"|inline_container.*unexpected pos"  # torch.save: it has written less than it thinks
+    r"|iostream error"  # torch.save and llama.cpp through C++ streams, which keep no number
 )
 GPU_FULL = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 

@@ -143,7 +143,7 @@ def test_a_full_disk_costs_nothing_that_was_whole(
     shutil.rmtree(run.checkpoints)
     before = {file.name: file.read_bytes() for file in run.adapter.iterdir()}
     leave(small_disk, free)
-    assert start(run, stage).wait(90) == ExitCode.FIT
+    assert start(run, stage).wait(90) == ExitCode.FIT, run.log.read_text() + run.events.read_text()[-600:]
     (failed,) = events_of(run, "failed")
     assert isinstance(failed, Failed)
     assert failed.title == "The disk is full"
