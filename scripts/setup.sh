@@ -44,11 +44,25 @@ if [ "$(cat .venv/llama-cpp 2>/dev/null || true)" != "$flavour" ]; then
     fi
     flag=off
     [ "$cuda" = 1 ] && flag=on
-    # No pip cache: its key does not know the build flags, so that it would hand a CPU build to a machine with CUDA.
+    # The sources by themselves: no wheel of pip's cache, whose key does not know the build flags and would hand a CPU
+    # build to a machine with CUDA; and the tests compare with llama.cpp's own converter, templates and vocabularies.
+    rm -rf .venv/src
+    "${pip[@]}" download --no-deps --no-binary llama-cpp-python --dest .venv/src "llama-cpp-python==$version"
     CMAKE_ARGS="-DGGML_CUDA=$flag" CMAKE_BUILD_PARALLEL_LEVEL=$(getconf _NPROCESSORS_ONLN) \
-        "${pip[@]}" install --no-cache-dir --force-reinstall --no-deps --constraint constraints.txt "llama-cpp-python==$version"
+        "${pip[@]}" install --no-cache-dir --force-reinstall --no-deps --constraint constraints.txt .venv/src/*.tar.gz
     printf '%s' "$flavour" >.venv/llama-cpp
 fi
 
 say "finetui: installing the pinned dependencies"
 "${pip[@]}" install --constraint constraints.txt --editable ".$extra"
+
+if [ -n "$extra" ] && [ ! -d .venv/llama-cpp-sources ]; then
+    ls .venv/src/*.tar.gz >/dev/null 2>&1 ||
+        "${pip[@]}" download --no-deps --no-binary llama-cpp-python --dest .venv/src "llama-cpp-python==$version"
+    say "finetui: unpacking llama.cpp's own converter, templates and vocabularies, for the tests"
+    name=$(basename .venv/src/*.tar.gz .tar.gz)
+    tar -xzf .venv/src/"$name".tar.gz -C .venv/src \
+        "$name"/vendor/llama.cpp/{convert_hf_to_gguf.py,conversion,gguf-py,models}
+    mv .venv/src/"$name"/vendor/llama.cpp .venv/llama-cpp-sources
+    rm -rf .venv/src/"$name"
+fi
