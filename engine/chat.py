@@ -8,24 +8,17 @@ Requests and replies are JSON objects, one a line, on the child's standard input
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
+from engine.child import Child, told
 from engine.datasets.base import Message
-from engine.errors import ExitCode, MissingError, RunError
+from engine.errors import MissingError, RunError
 from engine.paths import RunDir
 from engine.text import clean
-
-CLOSE_TIMEOUT_S = 3.0
-"""How long a child may take to end after its input is closed."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +45,23 @@ def models_of(run: RunDir) -> list[Path]:
     return sorted(run.ggufs, key=lambda path: path.stat().st_size)
 
 
-class ChatSession:
+class ChatSession(Child):
     """One loaded model. `ask` may run in any thread, `cancel` and `close` in another."""
 
     def __init__(self, model: Path, context_length: int = 4096) -> None:
+        super().__init__()
         self.model = model
         self.context_length = context_length
         self.note = ""
         """Once started: why it does not run on the GPU as a whole."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
-        self._writing = threading.Lock()
         self._asking = threading.Lock()
         self._asked = 0
         self._cancel_wanted = False
-        self._closed = False
 
     def start(self) -> None:
         """Load the model; returns when it can be asked. Raises `MissingError` or `RunError`."""
         _require_gguf(self.model)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
-        command = [sys.executable, "-P", "-m", "engine.worker.chat", str(self.model), str(self.context_length)]
-        # Its own session: Ctrl-C in the terminal is for us, and becomes a cancel.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
-        )
+        self._spawn("engine.worker.chat", str(self.model), str(self.context_length))
         try:
             ready = self._read()
         except BaseException:
@@ -88,6 +69,10 @@ class ChatSession:
             raise
         self.context_length = int(ready.get("context_length", self.context_length))
         self.note = clean(str(ready.get("note", "")))
+
+    def __enter__(self) -> ChatSession:
+        self.start()
+        return self
 
     def ask(
         self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0
@@ -139,87 +124,29 @@ class ChatSession:
             finally:
                 self._writing.release()
 
-    def close(self) -> None:
-        """End the child; idempotent."""
-        self._closed = True
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        with contextlib.suppress(OSError), self._writing:
-            process.stdin.close()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdout, self._errors):
-            if stream is not None:
-                stream.close()
-
-    def __enter__(self) -> ChatSession:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
     def _write(self, request: dict[str, Any]) -> None:
         with self._writing:
             self._send(request)
         self._send_cancel()
 
-    def _send(self, request: dict[str, Any]) -> None:
-        process = self._process
-        if process is None or process.stdin is None or self._closed:
-            raise RunError("The chat is closed", self.model.name, ("Open it again.",))
-        try:
-            process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-            process.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise self._dead() from error
-
     def _read(self, number: int | None = None) -> dict[str, Any]:
         """The next reply to the request; a reply to an earlier one, which was cancelled, is skipped."""
-        assert self._process is not None
-        assert self._process.stdout is not None
         while True:
-            try:
-                line = self._process.stdout.readline()
-            except ValueError:  # closed by another thread
-                line = b""
-            if not line.endswith(b"\n"):
-                raise self._dead()
-            reply: dict[str, Any] = json.loads(line)
+            reply = self._receive()
             if reply.get("id") not in (None, number):
                 continue
             if reply["kind"] == "error":
-                raise RunError(
-                    clean(reply["title"]),
-                    clean(reply["detail"]),
-                    [clean(hint) for hint in reply["hints"]],
-                    ExitCode(reply["code"]),
-                )
+                raise told(reply, RunError)
             return reply
 
-    def _dead(self) -> RunError:
-        assert self._process is not None
-        if self._closed:
-            return RunError("The chat is closed", self.model.name)
-        self._process.kill()
-        code = self._process.wait()
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        tail = self._tail()
+    def _ended(self, how: str) -> RunError:
+        if not how:
+            return RunError("The chat is closed", self.model.name, ("Open it again.",))
         hints = (
             "The file may be damaged, or memory ran out.",
             "Make it again (finetui gguf), or use a smaller quantization.",
         )
-        return RunError("The model's process died", f"{self.model.name}: {how}{tail and ': ' + tail}", hints)
-
-    def _tail(self) -> str:
-        if self._errors is None:
-            return ""
-        self._errors.seek(0)
-        return clean("\n".join(self._errors.read()[-4096:].decode("utf-8", "replace").splitlines()[-8:]))
+        return RunError("The model's process died", f"{self.model.name}: {how}", hints)
 
 
 def _piece(reply: dict[str, Any]) -> Delta | Done:

@@ -1,17 +1,41 @@
-"""Data files: the table of formats. Each format has a file of its own; all of them end in messages."""
+"""Data files: the table of formats. Each format has a file of its own; all of them end in messages or in text."""
 
 from __future__ import annotations
 
 import difflib
 
-from engine.datasets import instruction, messages, prompt_completion, sharegpt
 from engine.datasets.base import Format, Message, Row
+from engine.datasets.formats import (
+    chosen,
+    columns,
+    instruction,
+    label_studio,
+    messages,
+    preference,
+    prodigy,
+    prompt_completion,
+    question_answer,
+    sharegpt,
+    text,
+)
 from engine.errors import UsageError
 from engine.text import clean_line
 
-FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (messages, sharegpt, instruction, prompt_completion)
-}
+_IN_ORDER = (
+    messages,
+    sharegpt,
+    label_studio,  # what a tool wrote has marks of its own; what has a text or a prompt in it may be many things
+    prodigy,
+    preference,
+    instruction,
+    prompt_completion,
+    question_answer,
+    text,
+    chosen,
+    columns,
+)
+
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _IN_ORDER}
 """Every format by name, in the order in which they are tried."""
 
 

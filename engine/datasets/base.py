@@ -1,115 +1,56 @@
-"""What every data format turns into at the door: a row of messages, or a fault with a remedy."""
+"""What every data format turns into at the door: a row of messages or of text; and the check of its turns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict  # pydantic takes the standard one only from Python 3.12 on
 
-ROLES = ("system", "user", "assistant")
+from engine.datasets.faults import (
+    BAD_ROLE,
+    EMPTY_ANSWER,
+    EMPTY_TEXT,
+    LATE_SYSTEM,
+    LOST_TOOL,
+    NO_ANSWER,
+    NUL,
+    SURROGATE,
+    Fault,
+    Skipped,
+    Unusable,
+)
+
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class Message(TypedDict):
     """One turn of a chat, as chat templates take it."""
 
     role: str
-    """system, user or assistant."""
+    """system, user, assistant or tool."""
     content: str
+    reasoning_content: NotRequired[str]
+    """The thought before an assistant's answer, for templates that write it."""
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    """The tools that an assistant's turn calls: `{"type": "function", "function": {"name": …, "arguments": {…}}}`."""
+    name: NotRequired[str]
+    """The tool that a tool's turn comes from."""
+    tool_call_id: NotRequired[str]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One usable row and the line of the file that it stands on, counted from 1."""
+class Row(NamedTuple):
+    """One usable row: a conversation, or a raw text to continue. A tuple, because a scan makes millions of them."""
 
     line: int
+    """Where it begins in its file, counted from 1; or the row's number, as its reader counts."""
     messages: list[Message]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A way in which a row cannot be used."""
-
-    one: str
-    """What is said of one such row: "row is not JSON"."""
-    many: str
-    effect: str
-    remedy: str
-
-    def title(self, count: int) -> str:
-        """`2 rows are not JSON`."""
-        return f"{count:,} {self.one if count == 1 else self.many}"
-
-
-_UNUSABLE = "The data are refused: leaving rows out silently would train on something else than was given."
-
-
-def _fault(what_one: str, what_many: str, remedy: str) -> Fault:
-    return Fault(f"row {what_one}", f"rows {what_many}", _UNUSABLE, remedy)
-
-
-NOT_UTF8 = _fault(
-    "is not UTF-8", "are not UTF-8", "Save the file as UTF-8, for example: iconv -f LATIN1 -t UTF-8 old > new"
-)
-NUL = _fault(
-    "contains NUL characters",
-    "contain NUL characters",
-    "Write the file anew: NULs come from UTF-16 or from a copy that broke off.",
-)
-TOO_LONG = _fault(
-    "is larger than 16 MiB",
-    "are larger than 16 MiB",
-    "Split the row; if it is the whole file, write one JSON object per line (jq -c '.[]' old.json > new.jsonl).",
-)
-NOT_JSON = _fault("is not JSON", "are not JSON", "Correct or delete these lines; each line is one whole JSON object.")
-TOO_DEEP = _fault("is nested too deeply", "are nested too deeply", "Correct or delete these lines.")
-NOT_OBJECT = _fault(
-    "is not a JSON object",
-    "are not JSON objects",
-    'Write each row as an object, like {"messages": [{"role": "user", "content": "…"}, …]}.',
-)
-NO_KEYS = _fault(
-    "lacks the keys of its format",
-    "lack the keys of their format",
-    "Rename the keys, or name the right format (--set format=…).",
-)
-WRONG_TYPE = _fault(
-    "holds something else than text where text belongs",
-    "hold something else than text where text belongs",
-    "Write the text as a JSON string; numbers, lists and null cannot be trained on.",
-)
-BAD_ROLE = _fault(
-    "has an unknown role",
-    "have an unknown role",
-    "Use the roles system, user and assistant (in sharegpt: system, human and gpt).",
-)
-LATE_SYSTEM = _fault(
-    "has a system message after the first",
-    "have a system message after the first",
-    "Put the system message first, and only one.",
-)
-SURROGATE = _fault(
-    "contains half of a character",
-    "contain half of a character",
-    r"A lone \ud800…\udfff is a broken emoji: write the whole character, or delete it.",
-)
-NO_ANSWER = _fault("has no assistant turn", "have no assistant turn", "Add the answer that is to be learned.")
-EMPTY_ANSWER = _fault("has an empty answer", "have an empty answer", "Fill in the answer, or delete the row.")
-ENDS_ON_USER = _fault(
-    "does not end with an answer",
-    "do not end with an answer",
-    "Add the assistant's last turn, or delete the turn that has no answer.",
-)
-
-
-class Unusable(Exception):
-    """A row that cannot be used, why, and what exactly."""
-
-    def __init__(self, fault: Fault, detail: str = "") -> None:
-        super().__init__(fault.one)
-        self.fault = fault
-        self.detail = detail
+    """Empty in a row of raw text."""
+    text: str = ""
+    """Raw text, all of which is learned (continued pretraining); empty in a conversation."""
+    tools: list[dict[str, Any]] | None = None
+    """The JSON schemas of the tools that the conversation may call."""
 
 
 @dataclass(frozen=True)
@@ -122,75 +63,82 @@ class Format:
     """One row, as it stands in a file."""
     matches: Callable[[Mapping[str, Any]], bool]
     """True if an object has the keys of this format."""
-    to_messages: Callable[[Mapping[str, Any]], list[Message]]
-    """The object's turns, roles and order not yet checked. Raises `Unusable`."""
+    read: Callable[[Mapping[str, Any], int], Row]
+    """The object that begins at a line, as a row; roles and order not yet checked. Raises `Unusable` or `Skipped`."""
+    detectable: bool = True
+    """False if it is only taken when it is asked for by name."""
 
 
-def text_at(row: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    """The text under a key; `default` if the key is absent or null. Raises `Unusable`."""
-    value = row.get(key)
-    if value is None and default is not None:
-        return default
-    if key not in row:
-        raise Unusable(NO_KEYS, f"no key {key!r}")
-    if not isinstance(value, str):
-        raise Unusable(WRONG_TYPE, f"{key!r} is {json_type(value)}")
-    return value
-
-
-def json_type(value: object) -> str:
-    """What JSON calls a value's type, with its article."""
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "null")
-
-
-def turns_at(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The list of objects under a key. Raises `Unusable`."""
-    if key not in row:
-        raise Unusable(NO_KEYS, f"no key {key!r}")
-    turns = row[key]
-    if not isinstance(turns, list):
-        raise Unusable(WRONG_TYPE, f"{key!r} is {json_type(turns)}, not a list")
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise Unusable(WRONG_TYPE, f"a turn in {key!r} is {json_type(turn)}, not an object")
-    return turns
-
-
-def has_turns(row: Mapping[str, Any], key: str, *keys: str) -> bool:
-    """True if under `key` stands a list whose first turn has all of `keys`."""
-    turns = row.get(key)
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and all(k in turns[0] for k in keys)
+def check_row(row: Row) -> None:
+    """Raise `Unusable` unless the row can be learned from."""
+    if row.messages or not row.text:
+        check_turns(row.messages)
+        return
+    check_text(row.text)
+    if not row.text.strip():
+        raise Unusable(EMPTY_TEXT)
 
 
 def check_turns(messages: list[Message]) -> None:
-    """Raise `Unusable` unless the turns can be learned from: known roles, system first, ending with an answer."""
-    for position, message in enumerate(messages):
-        if message["role"] not in ROLES:
-            raise Unusable(BAD_ROLE, f"role {message['role']!r}")
-        if message["role"] == "system" and position:
-            raise Unusable(LATE_SYSTEM)
-        _check_text(message["content"])
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not answers:
+    """Raise `Unusable` unless the turns can be learned from: known roles in a possible order, every answer filled.
+
+    A conversation may end on the user as long as it has an answer before; what stands behind it teaches nothing.
+    """
+    previous = ""
+    answered = False
+    calling = False  # True behind an assistant's turn with tool calls, and behind the tools that answer it
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if "\0" in content or not content.isascii():
+            check_text(content)
+        if len(message) > 2:
+            _check_extras(message)
+        if role == "user":
+            calling = False
+        elif role == "assistant":
+            calling = "tool_calls" in message
+            if not calling and not content.strip():
+                raise Unusable(EMPTY_ANSWER)
+            answered = True
+        elif role == "system":
+            if previous:
+                raise Unusable(LATE_SYSTEM)
+        elif role == "tool":
+            if not calling:
+                raise Unusable(LOST_TOOL)
+        else:
+            raise Unusable(BAD_ROLE, f"role {role!r}")
+        previous = role
+    if not answered:
         raise Unusable(NO_ANSWER)
-    if messages[-1]["role"] != "assistant":
-        raise Unusable(ENDS_ON_USER)
-    if not all(answer.strip() for answer in answers):
-        raise Unusable(EMPTY_ANSWER)
 
 
-def _check_text(text: str) -> None:
+def _check_extras(message: Message) -> None:
+    """The same of the parts of a turn that few rows have."""
+    for text in (message.get("reasoning_content"), message.get("name"), message.get("tool_call_id")):
+        if text:
+            check_text(text)
+
+
+def check_text(text: str) -> None:
+    """Raise `Unusable` for a text that no tokenizer takes: with NUL characters or halves of characters in it."""
     if "\0" in text:
         raise Unusable(NUL)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise Unusable(SURROGATE, f"at character {error.start + 1}") from None
+
+
+__all__ = [
+    "ROLES",
+    "Fault",
+    "Format",
+    "Message",
+    "Row",
+    "Skipped",
+    "Unusable",
+    "check_row",
+    "check_text",
+    "check_turns",
+]

@@ -1,116 +1,112 @@
-"""From the lines of a file to rows of messages, strictly: the first row that cannot be used is an error."""
+"""From the records of a file to rows, strictly: the first row that cannot be used is an error."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from engine.config import DatasetSpec
 from engine.datasets import FORMATS, find_format
-from engine.datasets.base import (
-    NO_KEYS,
-    NOT_JSON,
-    NOT_OBJECT,
-    NOT_UTF8,
-    NUL,
-    TOO_DEEP,
-    TOO_LONG,
-    Format,
-    Message,
-    Row,
-    Unusable,
-    check_turns,
-    json_type,
-)
-from engine.datasets.lines import Line, open_data, read_lines, refuse_binary
-from engine.errors import DataError
+from engine.datasets.base import Format, Row, Skipped, Unusable, check_row
+from engine.datasets.faults import NO_KEYS, NOT_OBJECT, PREFERENCE
+from engine.datasets.formats.columns import columns_format
+from engine.datasets.formats.fields import json_type
+from engine.datasets.readers import Reader, Record, find_reader
+from engine.errors import DataError, UsageError
 from engine.text import clean_line
-from engine.units import MIB
 
 DETECTION_ROWS = 32
-DETECTION_BYTES = 4 * MIB
 
 
-def read_rows(path: Path, format: str = "auto") -> Iterator[Row]:
-    """Each row of a file; blank lines are skipped. Raises `DataError` ("file:line: …") at the first unusable one."""
-    with open_data(path) as file:
-        refuse_binary(path, file.read(4096))
-        file.seek(0)
-        chosen = detect(path) if format == "auto" else find_format(format)
-        for line in read_lines(file):
-            if is_blank(line):
-                continue
+def read_rows(path: Path, spec_or_format: DatasetSpec | str = "auto") -> Iterator[Row]:
+    """Each row of a file, in its order; rows that their own tool marked as not to be used are left out.
+
+    Of a `DatasetSpec` only what says how a row is written is used, not its path. Raises `DataError`
+    ("file:line: …") at the first unusable row.
+    """
+    spec = DatasetSpec(format=spec_or_format) if isinstance(spec_or_format, str) else spec_or_format
+    reader = find_reader(path)
+    format = choose_format(spec, path, reader)
+    for block in reader.blocks(path, _quiet):
+        for record in block:
             try:
-                yield Row(line.number, parse_line(line, chosen))
+                yield parse(record, format)
+            except Skipped:
+                continue
             except Unusable as bad:
-                what = f"{bad.fault.one}: {clean_line(bad.detail)}" if bad.detail else bad.fault.one
-                place = clean_line(f"{path.name}:{line.number}")
-                raise DataError("The data cannot be used", f"{place}: {what}", (bad.fault.remedy,)) from None
+                raise refusal(reader.place(path, record.line), bad) from None
 
 
-def is_blank(line: Line) -> bool:
-    """True for a line of spaces only."""
-    return line.data is not None and not line.data.strip()
+def refusal(place: str, bad: Unusable) -> DataError:
+    """The error for a row that cannot be used."""
+    what = f"{bad.fault.one}: {clean_line(bad.detail)}" if bad.detail else bad.fault.one
+    return DataError("The data cannot be used", f"{place}: {what}", (bad.fault.remedy,))
 
 
-def parse_line(line: Line, format: Format | None) -> list[Message]:
-    """A line's messages, checked. `format` None: no format fits the file. Raises `Unusable`."""
-    row = _parse_object(line)
+def parse(record: Record, format: Format | None) -> Row:
+    """A record's row, checked. `format` None: no format fits the file. Raises `Unusable` or `Skipped`."""
+    value = record.value
+    if type(value) is not dict:
+        bad = record.unusable or Unusable(NOT_OBJECT, f"it is {json_type(value)}")
+        raise Unusable(bad.fault, bad.detail)  # a new one: its traceback leads to the record, which has the old one
     if format is None:
-        raise Unusable(NO_KEYS, f"its keys are {', '.join(map(repr, list(row)[:8])) or 'none'}")
-    if not format.matches(row):
-        other = next((known.name for known in FORMATS.values() if known.matches(row)), None)
-        if other is not None:
-            raise Unusable(NO_KEYS, f"it is written as {other}, the file as {format.name}")
-    messages = format.to_messages(row)
-    check_turns(messages)
-    return messages
-
-
-def _parse_object(line: Line) -> dict[str, Any]:
-    if line.data is None:
-        raise Unusable(TOO_LONG)
-    if b"\0" in line.data:
-        raise Unusable(NUL)
+        raise Unusable(NO_KEYS, _keys(value))
     try:
-        row = json.loads(line.data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Unusable(NOT_UTF8, f"byte {line.data[error.start]:#04x} at {error.start + 1}") from None
-    except RecursionError:
-        raise Unusable(TOO_DEEP) from None
-    except json.JSONDecodeError as error:
-        raise Unusable(NOT_JSON, f"{error.msg} at character {error.colno}") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise Unusable(NOT_JSON, str(error)) from None
-    if not isinstance(row, dict):
-        raise Unusable(NOT_OBJECT, f"it is {json_type(row)}")
+        row = format.read(value, record.line)
+    except Unusable as bad:
+        raise _explained(bad, value, format) from None
+    check_row(row)
     return row
 
 
-def detect(path: Path) -> Format | None:
-    """The format that fits most of the first rows; None if none fits any."""
-    votes = dict.fromkeys(FORMATS, 0)
-    with open_data(path) as file:
-        for line in read_lines(file):
-            if line.number > DETECTION_ROWS or file.tell() > DETECTION_BYTES:
-                break
-            for name in _votes(line):
-                votes[name] += 1
+def _keys(value: dict[str, Any]) -> str:
+    """Which keys a row of no known format has; and what to do if it is no row, but an object around all rows."""
+    lists = [key for key, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    named = f"its keys are {', '.join(map(repr, list(value)[:8])) or 'none'}"
+    if len(lists) != 1:
+        return named
+    return f"{named}; if {lists[0]!r} holds the rows: jq -c '.[{json.dumps(lists[0])}][]' old > new"
+
+
+def _explained(bad: Unusable, value: dict[str, Any], format: Format) -> Unusable:
+    """The fault of a row; where keys are missing that another format has, that one is named."""
+    if bad.fault is not NO_KEYS:
+        return bad
+    other = next((known for known in FORMATS.values() if known.detectable and known.matches(value)), None)
+    if other is None or other is format:
+        return bad
+    if other.name == "preference":
+        return bad if format.name == "chosen" else Unusable(PREFERENCE)
+    return Unusable(NO_KEYS, f"it is written as {other.name}, the file as {format.name}")
+
+
+def choose_format(spec: DatasetSpec, path: Path, reader: Reader) -> Format | None:
+    """The format that a spec names, else the one that fits most of the first rows; None if none fits any.
+
+    Raises `UsageError` for a format or columns that cannot be meant, `DataError` if the file cannot be read.
+    """
+    if spec.columns:
+        if spec.format not in ("auto", "columns"):
+            hint = "Leave out one of the two."
+            raise UsageError("Columns and a format are two ways to say how a row is written", spec.format, (hint,))
+        return columns_format(spec.columns)
+    if spec.format != "auto":
+        return find_format(spec.format)
+    return _detect(path, reader)
+
+
+def _detect(path: Path, reader: Reader) -> Format | None:
+    votes = dict.fromkeys((name for name, known in FORMATS.items() if known.detectable), 0)
+    for record in islice(chain.from_iterable(reader.blocks(path, _quiet)), DETECTION_ROWS):
+        if isinstance(record.value, dict):  # what cannot be read is told of later, with its line
+            for name in votes:
+                votes[name] += FORMATS[name].matches(record.value)
     best = max(votes, key=votes.__getitem__)
     return FORMATS[best] if votes[best] else None
 
 
-def _votes(line: Line) -> list[str]:
-    try:
-        row = _parse_object(line)
-    except Unusable:
-        return []  # the scan itself tells of it, with its line
-    return [name for name, known in FORMATS.items() if known.matches(row)]
-
-
-def fingerprint(messages: list[Message]) -> int:
-    """64 bits that are equal for identical rows, whatever format they were written in."""
-    text = json.dumps([[message["role"], message["content"]] for message in messages])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+def _quiet(_: int) -> None:
+    """Nobody asks for progress."""

@@ -1,295 +1,368 @@
-"""The check of a data file before anything is spent on it: one pass, in bounded memory, every fault with its place."""
+"""The first pass of a check: the data read through once, in bounded memory; every finding with its place.
+
+Needs no tokenizer. Rows are compared with each other (duplicates, contradictions) among the first two million.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress, islice
+from operator import not_, or_
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from engine.config import DatasetSpec, Frozen
-from engine.datasets import find_format
-from engine.datasets.base import Fault, Format, Message, Unusable
-from engine.datasets.lines import Line, open_data, read_lines, refuse_binary
-from engine.datasets.rows import detect, fingerprint, is_blank, parse_line
-from engine.datasets.split import held_out_count
-from engine.text import Text, clean, clean_line
+from engine.config import DatasetSpec
+from engine.datasets.base import Format, Message, Row
+from engine.datasets.findings import MAX_PLACES, Block, Finding, by_row
+from engine.datasets.findings.amount import amount_problems
+from engine.datasets.findings.answers import ONE_WORD, Answers, label_problems
+from engine.datasets.findings.encoding import Encoding
+from engine.datasets.findings.repeats import CONTRADICTION, DUPLICATE, GOLD, HELD_OUT, Repeats
+from engine.datasets.findings.secrets import Secrets
+from engine.datasets.findings.turns import EMPTY_PROMPT, Turns
+from engine.datasets.identity import earlier_prompts, fingerprints
+from engine.datasets.mix import mixed_count
+from engine.datasets.passes import FilePass
+from engine.datasets.readers.base import Reader
+from engine.datasets.report import DatasetReport, Problem
+from engine.datasets.rowindex import RowIndex
+from engine.datasets.seen import Seen
+from engine.datasets.split import Border, held_out_target
+from engine.errors import UsageError
+from engine.text import clean, clean_line
 from engine.units import MIB
 
-MAX_PLACES = 5
+if TYPE_CHECKING:
+    from engine.datasets.findings.repeats import Rows
+
 SAMPLE_ROWS = 3
-MIN_ROWS = 2
-FEW_ROWS = 50
-"""Fewer rows than this teach a format at best."""
-MAX_FINGERPRINTS = 1_000_000
-"""Rows that are compared with each other; each costs about 100 bytes of memory."""
+SAMPLE_MESSAGES = 20
+SAMPLE_CHARACTERS = 4_000
+"""More messages of a row, and more of a message, are not shown in the report."""
+MAX_SIDE_ROWS = 1_000_000
+"""Rows that the two sides of the border are counted by, and rows of a held-out or gold file that are known again."""
 BYTES_PER_TOKEN = 4
 """English text in UTF-8, with tokenizers of 32 to 150 thousand tokens; other scripts use more bytes a letter too."""
 TOKENS_PER_TURN = 5
 """What a chat template writes around a turn."""
 
+_FLAGGED = 1 << 16
+"""Rows that are marked at a time: a list of all would cost more memory than the scan."""
+
 OnProgress = Callable[[int, int], None]
-
-
-class Problem(Frozen):
-    """Something that is wrong with the data."""
-
-    level: Literal["error", "warning"]
-    title: Text
-    """`2 rows are not JSON`."""
-    count: int
-    places: tuple[Text, ...] = ()
-    """The first few, as `file:line`."""
-    effect: Text = ""
-    remedy: Text = ""
-
-
-class DatasetReport(Frozen):
-    """What a scan found."""
-
-    path: str
-    format: str
-    """As detected or as named; `unknown` if no format fits."""
-    sha256: str
-    """Of the bytes of the file to learn from."""
-    size_bytes: int
-    rows: int
-    """Rows to learn from."""
-    eval_rows: int
-    """Held-out rows."""
-    eval_sha256: str = ""
-    """Of the bytes of the file of held-out rows, if there is one."""
-    turns: int
-    """Messages of all roles in the rows of the file to learn from."""
-    approximate_tokens: int
-    """Of the rows to learn from, by the length of their text."""
-    longest_characters: int
-    """Characters of the longest row."""
-    problems: tuple[Problem, ...] = ()
-    """Errors first."""
-    sample: tuple[tuple[Message, ...], ...] = ()
-    """The first rows, safe to show."""
-
-    @property
-    def refused(self) -> bool:
-        """True if the data cannot be trained on as they are."""
-        return any(problem.level == "error" for problem in self.problems)
-
-
-@dataclass
-class _Faults:
-    """What was found so far, by kind, with the first places."""
-
-    counts: dict[Fault, int] = field(default_factory=dict)
-    places: dict[Fault, list[str]] = field(default_factory=dict)
-    firsts: dict[Fault, str] = field(default_factory=dict)
-
-    def add(self, fault: Fault, place: str, detail: str) -> None:
-        self.counts[fault] = self.counts.get(fault, 0) + 1
-        self.firsts.setdefault(fault, detail)
-        places = self.places.setdefault(fault, [])
-        if len(places) < MAX_PLACES:
-            places.append(place)
-
-    def problems(self) -> list[Problem]:
-        found = []
-        for fault, count in self.counts.items():
-            first = f"First: {clean_line(self.firsts[fault])}. " if self.firsts[fault] else ""
-            found.append(
-                Problem(
-                    level="error",
-                    title=fault.title(count),
-                    count=count,
-                    places=tuple(clean_line(place) for place in self.places[fault]),
-                    effect=first + fault.effect,
-                    remedy=fault.remedy,
-                )
-            )
-        return found
-
-
-@dataclass
-class _Pass:
-    """One file's scan under way."""
-
-    path: Path
-    format: Format | None
-    max_rows: int | None
-    faults: _Faults
-    size_bytes: int = 0
-    rows: int = 0
-    turns: int = 0
-    text_bytes: int = 0
-    longest: int = 0
-    seen: set[int] = field(default_factory=set)
-    repeated: set[int] = field(default_factory=set)
-    duplicates: int = 0
-    duplicate_places: list[str] = field(default_factory=list)
-    excluded: int = 0
-    sample: list[tuple[Message, ...]] = field(default_factory=list)
-
-    def add(self, line: Line, held_out: set[int]) -> None:
-        """Count a line, unless it is blank or behind the last row that is wanted."""
-        if is_blank(line) or (self.max_rows is not None and self.rows >= self.max_rows):
-            return
-        try:
-            messages = parse_line(line, self.format)
-        except Unusable as bad:
-            self.faults.add(bad.fault, f"{self.path.name}:{line.number}", bad.detail)
-            return
-        self.rows += 1
-        mark = fingerprint(messages)
-        if mark in held_out:
-            self.excluded += 1
-        self._compare(mark, line.number)
-        self._measure(messages)
-
-    def _measure(self, messages: list[Message]) -> None:
-        self.turns += len(messages)
-        self.text_bytes += sum(len(message["content"].encode()) for message in messages)
-        self.longest = max(self.longest, sum(len(message["content"]) for message in messages))
-        if len(self.sample) < SAMPLE_ROWS:
-            shown: list[Message] = [{"role": m["role"], "content": clean(m["content"])} for m in messages]
-            self.sample.append(tuple(shown))
-
-    def _compare(self, mark: int, number: int) -> None:
-        if mark in self.seen:
-            self.duplicates += 1
-            self.repeated.add(mark)
-            if len(self.duplicate_places) < MAX_PLACES:
-                self.duplicate_places.append(clean_line(f"{self.path.name}:{number}"))
-        elif len(self.seen) < MAX_FINGERPRINTS:
-            self.seen.add(mark)
-
-    @property
-    def single(self) -> int:
-        """Rows that occur once."""
-        return self.rows - self.duplicates - len(self.repeated)
 
 
 def scan(spec: DatasetSpec, on_progress: OnProgress | None = None) -> DatasetReport:
     """Read the data through once and report.
 
     `on_progress` is called with bytes done and bytes in all. Memory stays bounded whatever the file holds.
-    Raises `DataError` if there is no file to report on (missing, a folder, empty, not readable, not text),
+    Raises `DataError` if there is no file to report on (missing, a folder, empty, not readable, of no known kind),
     `UsageError` for a format that does not exist.
     """
-    paths = [Path(spec.eval_path)] * bool(spec.eval_path) + [Path(spec.path)]
-    total = sum(_size(path) for path in paths)
-    counter = _Counter(total, on_progress)
-    faults = _Faults()
-    no_file = (None, "")
-    held_out, eval_sha256 = _scan_file(paths[0], spec, faults, counter, None, set()) if spec.eval_path else no_file
-    known = held_out.seen if held_out else set()
-    learned, digest = _scan_file(paths[-1], spec, faults, counter, spec.max_rows, known)
-    return _report(spec, learned, held_out, digest, faults).model_copy(update={"eval_sha256": eval_sha256})
+    scanner = Scanner(spec)
+    told = 0
+    while scanner.advance():
+        if on_progress and scanner.done - told >= MIB:
+            told = scanner.done
+            on_progress(told, max(told, scanner.total))
+    if on_progress:
+        on_progress(scanner.done, scanner.done)
+    return scanner.report()
 
 
-class _Counter:
-    def __init__(self, total: int, tell: OnProgress | None) -> None:
-        self._done, self._told, self._total, self._tell = 0, 0, total, tell
+class Scanner:
+    """A scan in slices, for who has other things to do between them; its report so far can be had at any time."""
 
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._tell and (self._done - self._told >= MIB or self._done >= self._total):
-            self._told = self._done
-            self._tell(self._done, max(self._total, self._done))
+    def __init__(self, spec: DatasetSpec, index: RowIndex | None = None) -> None:
+        """`index` gets every record of the file to learn from. Raises `DataError` and `UsageError` as `scan` does."""
+        self.spec = spec
+        self.index = RowIndex() if index is None else index
+        self.complete = False
+        self._gold = _Side(spec.gold_path, spec, ())
+        self._eval = _Side(spec.eval_path, spec, (self._gold,))
+        self._mix = _Side(spec.mix_path, DatasetSpec(path=spec.mix_path), (self._gold, self._eval), True)
+        self._main = _Main(spec, self.index, self._gold, self._eval)
+        sides = (self._gold, self._eval, self._mix)
+        self._passes = [*(side.file for side in sides if side.file is not None), self._main.file]
+        self._under_way = list(self._passes)
+        self._changed: list[Problem] = []
+
+    @property
+    def reader(self) -> Reader:
+        """Of the file to learn from."""
+        return self._main.file.reader
+
+    @property
+    def format(self) -> Format | None:
+        """Of the file to learn from; None if no format fits."""
+        return self._main.file.format
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(each.digest.size for each in self._passes)
+
+    @property
+    def done(self) -> int:
+        """Bytes of all files that were read."""
+        return sum(each.digest.done for each in self._passes)
+
+    def advance(self) -> bool:
+        """Read on by a block of rows, or by a slice of bytes; False once all is read. Raises `DataError`."""
+        if self._under_way:
+            if not self._under_way[0].step():
+                del self._under_way[0]
+            return True
+        if not self.complete:
+            self._main.conclude()
+            self._changed = [_changed(each.path) for each in self._passes if each.digest.changed()]
+            self.complete = True
+        return False
+
+    def report(self) -> DatasetReport:
+        """What is known so far; `complete` says whether that is all."""
+        main, spec = self._main, self.spec
+        eval_rows = self._eval.rows if spec.eval_path else main.held_out_rows()
+        own = main.file.rows - main.excluded - (0 if spec.eval_path else eval_rows)
+        mix_rows = mixed_count(own, self._mix.rows, spec.mix_ratio) if spec.mix_path else 0
+        tokens = _share(main.size.approximate_tokens, own, main.file.rows)
+        tokens += _share(self._mix.size.approximate_tokens, mix_rows, self._mix.rows)
+        labels = main.answers.labels()
+        problems = [*self._problems(labels), *amount_problems(own, eval_rows, tokens if main.turns.text else None)]
+        return DatasetReport(
+            path=spec.path,
+            format=self.format.name if self.format else "unknown",
+            container=self.reader.name,
+            kind="text" if main.turns.text else "chat",
+            sha256=main.file.digest.hexdigest(),
+            size_bytes=main.file.digest.size,
+            rows=own + mix_rows,
+            eval_rows=eval_rows,
+            eval_sha256=self._eval.sha256,
+            gold_rows=self._gold.rows,
+            gold_sha256=self._gold.sha256,
+            mix_rows=mix_rows,
+            mix_sha256=self._mix.sha256,
+            skipped=main.file.skipped,
+            turns=main.turns.turns,
+            roles=dict(main.turns.roles),
+            turn_counts=dict(sorted(main.turns.counts.items())),
+            labels=labels,
+            approximate_tokens=tokens,
+            longest_characters=main.size.longest,
+            problems=tuple(sorted(problems, key=lambda problem: problem.level)),
+            sample=tuple(main.sample),
+            complete=self.complete,
+        )
+
+    def _problems(self, labels: tuple[tuple[str, int], ...]) -> Iterator[Problem]:
+        for each in self._passes:
+            yield from each.ledger.problems(without=(ONE_WORD,) if labels else ())
+        yield from self._changed
+        yield from self._main.compared
+        yield from label_problems(labels)
 
 
-def _size(path: Path) -> int:
-    with open_data(path) as file:
-        head = file.read(4096)
-        refuse_binary(path, head)
-        return file.seek(0, 2)
+def _share(amount: int, rows: int, of_rows: int) -> int:
+    return amount * rows // of_rows if of_rows else 0
 
 
-def _scan_file(
-    path: Path, spec: DatasetSpec, faults: _Faults, counter: _Counter, max_rows: int | None, held_out: set[int]
-) -> tuple[_Pass, str]:
-    """Scan one file; also its SHA-256 in hexadecimal."""
-    found = _Pass(path, detect(path) if spec.format == "auto" else find_format(spec.format), max_rows, faults)
-    digest = hashlib.sha256()
-
-    def on_bytes(data: bytes) -> None:
-        digest.update(data)
-        found.size_bytes += len(data)
-        counter.add(len(data))
-
-    with open_data(path) as file:
-        for line in read_lines(file, on_bytes):
-            found.add(line, held_out)
-    return found, digest.hexdigest()
-
-
-def _report(spec: DatasetSpec, learned: _Pass, held_out: _Pass | None, digest: str, faults: _Faults) -> DatasetReport:
-    if held_out is not None:
-        eval_rows, rows = held_out.rows, learned.rows - learned.excluded
-    else:
-        eval_rows = held_out_count(learned.rows, learned.single, spec.eval_fraction)
-        rows = learned.rows - eval_rows
-    tokens = learned.text_bytes // BYTES_PER_TOKEN + learned.turns * TOKENS_PER_TURN
-    problems = [*faults.problems(), *_size_problems(rows, learned), *_split_problems(rows, eval_rows, learned)]
-    return DatasetReport(
-        path=spec.path,
-        format=learned.format.name if learned.format else "unknown",
-        sha256=digest,
-        size_bytes=learned.size_bytes,
-        rows=rows,
-        eval_rows=eval_rows,
-        turns=learned.turns,
-        approximate_tokens=tokens * rows // learned.rows if learned.rows else 0,
-        longest_characters=learned.longest,
-        problems=tuple(sorted(problems, key=lambda problem: problem.level)),
-        sample=tuple(learned.sample),
+def _changed(path: Path) -> Problem:
+    return Problem(
+        kind="changed-while-read",
+        level="error",
+        title=f"{clean_line(path.name)} changed while it was read",
+        count=1,
+        effect="What was found is of a mixture of the old file and the new one.",
+        remedy="Check again once nothing writes to it any more.",
     )
 
 
-def _size_problems(rows: int, learned: _Pass) -> list[Problem]:
-    if rows < MIN_ROWS:
-        effect = "There is nothing to learn from."
-        remedy = "Add rows: a few hundred is a good start."
-        return [Problem(level="error", title=_too_few(rows), count=rows, effect=effect, remedy=remedy)]
-    found = []
-    if rows < FEW_ROWS:
-        effect = "So few rows are learned by heart at best."
-        remedy = "Add rows: a few hundred is a good start; fewer epochs keep it from memorizing."
-        found.append(Problem(level="warning", title=_too_few(rows), count=rows, effect=effect, remedy=remedy))
-    if learned.duplicates:
-        count = learned.duplicates
-        limit = f" (among the first {MAX_FINGERPRINTS:,} rows)" if len(learned.seen) >= MAX_FINGERPRINTS else ""
-        found.append(
-            Problem(
-                level="warning",
-                title=f"{count:,} exact {'duplicate' if count == 1 else 'duplicates'}{limit}",
-                count=count,
-                places=tuple(learned.duplicate_places),
-                effect="What is repeated counts more than the rest; held-out rows are never among the repeated.",
-                remedy="Delete the repetitions if they are not meant.",
-            )
-        )
+class _Side:
+    """A file beside the one to learn from: hand-checked, held-out or general rows."""
+
+    def __init__(self, path: str, spec: DatasetSpec, others: tuple[_Side, ...], learned: bool = False) -> None:
+        """Rows that ask what one of the `others` asks are not counted. An empty path: there is no such file.
+
+        `learned`: its rows are learned from, earlier answers of a conversation too.
+        """
+        self.asked = Seen(MAX_SIDE_ROWS)
+        self.rows = 0
+        self.size = _Size()
+        self._others = others
+        self._learned = learned
+        self.file = FilePass(Path(path), spec, self._see) if path else None
+
+    @property
+    def sha256(self) -> str:
+        """Empty if there is no such file."""
+        return self.file.digest.hexdigest() if self.file else ""
+
+    def _see(self, block: Block) -> None:
+        self.size.see(block)
+        keys = [prompt or whole for prompt, whole in map(fingerprints, block.rows)]
+        known = [False] * len(keys)
+        for other in self._others:
+            known = list(map(or_, known, _asked(other.asked, keys, block.rows if self._learned else ())))
+        keys = list(compress(keys, map(not_, known)))
+        self.rows += len(keys)
+        self.asked.extend(keys)
+
+
+def _asked(by: Seen, keys: list[int], rows: Sequence[Row]) -> list[bool]:
+    """For each key, whether others ask the same; of the rows that have several answers, at an earlier turn too."""
+    found = by.known(keys)
+    for at, row in enumerate(rows):
+        if len(row.messages) > 2 and not found[at] and (earlier := earlier_prompts(row)):
+            found[at] = any(by.known(earlier))
     return found
 
 
-def _too_few(rows: int) -> str:
-    return f"Only {rows} {'row' if rows == 1 else 'rows'} to learn from"
+class _Main:
+    """The file to learn from, with everything that is looked for in it."""
+
+    def __init__(self, spec: DatasetSpec, index: RowIndex, gold: _Side, held_out: _Side) -> None:
+        self.file = FilePass(Path(spec.path), spec, self._see, index, spec.max_rows)
+        ledger = self.file.ledger
+        self.turns, self.answers, self.size = Turns(ledger), Answers(ledger), _Size()
+        self._seeing = (self.turns, self.answers, self.size, Encoding(ledger), Secrets(ledger))
+        self._index = index
+        self._known = ((gold.asked, GOLD), (held_out.asked, HELD_OUT))
+        self._repeats = Repeats(index.limit)
+        self._border = _HeldOut(spec)
+        self.excluded = 0
+        """Rows that are not learned from because they are held out or hand-checked."""
+        self.sample: list[tuple[Message, ...]] = []
+        self.compared: list[Problem] = []
+        """What needed all rows."""
+
+    def _see(self, block: Block) -> None:
+        for each in self._seeing:
+            each.see(block)
+        if len(self.sample) < SAMPLE_ROWS:
+            self.sample += [_shown(row) for row in block.rows[: SAMPLE_ROWS - len(self.sample)]]
+        prompts, wholes = zip(*map(fingerprints, block.rows), strict=True)
+        self._repeats.extend(prompts, wholes, block.at)
+        keys = [prompt or whole for prompt, whole in zip(prompts, wholes, strict=True)]
+        elsewhere = [False] * len(keys)
+        for asked, finding in self._known:
+            if asked:
+                elsewhere = list(map(or_, elsewhere, self._note(finding, block, _asked(asked, keys, block.rows))))
+        self.excluded += sum(elsewhere)
+        self._border.extend(compress(zip(keys, block.rows, strict=True), map(not_, elsewhere)))
+
+    def _note(self, finding: Finding, block: Block, known: list[bool]) -> list[bool]:
+        for at, row in compress(zip(block.at, block.rows, strict=True), known):
+            self.file.ledger.add(finding, at, row.line)
+        return known
+
+    def held_out_rows(self) -> int:
+        """How many rows a share of the file is; exact once all was read."""
+        return self._border.count(self.file.rows - self.excluded)
+
+    def conclude(self) -> None:
+        """Compare the rows with each other, once all were read."""
+        if self.answers.labels():
+            self._index.clear(ONE_WORD.kind)
+        repeated = self._repeats.duplicates()
+        self._compare(DUPLICATE, len(repeated), repeated, repeated[:MAX_PLACES].tolist())
+        differing = self._repeats.contradictions(self._index.marked(EMPTY_PROMPT.kind))
+        self._compare(CONTRADICTION, differing.prompts, differing.rows, differing.firsts)
+        self._repeats = Repeats()  # its memory is wanted for what follows
+        self._border.conclude()
+        self.compared += self._border.problems
+
+    def _compare(self, finding: Finding, count: int, rows: Rows, firsts: list[int]) -> None:
+        if not count:
+            return
+        problem = finding.problem(count, [self.file.ledger.place(self._index.line(row)) for row in firsts])
+        self.compared.append(problem.model_copy(update={"title": problem.title + self._repeats.among}))
+        for start in range(0, len(rows), _FLAGGED):
+            self._index.flag(rows[start : start + _FLAGGED].tolist(), finding.kind, finding.of_row)
 
 
-def _split_problems(rows: int, eval_rows: int, learned: _Pass) -> list[Problem]:
-    found = []
-    if eval_rows == 0 and rows >= MIN_ROWS:
-        effect = "Nothing tells learning from memorizing."
-        remedy = "Keep some back: --set eval_fraction=0.04"
-        found.append(Problem(level="warning", title="No held-out rows", count=0, effect=effect, remedy=remedy))
-    if learned.excluded:
-        one = learned.excluded == 1
-        found.append(
+class _HeldOut:
+    """How many rows will be held out as a share of the file; of a file beyond the limit, the usual number."""
+
+    def __init__(self, spec: DatasetSpec, limit: int = MAX_SIDE_ROWS) -> None:
+        self._fraction = spec.eval_fraction
+        self._border: Border | None = None if spec.eval_path or spec.eval_fraction <= 0 else Border(spec)
+        self._room = self._limit = limit
+        self._count: int | None = None if self._border else 0
+        self.problems: list[Problem] = []
+
+    def extend(self, rows: Iterable[tuple[int, Row]]) -> None:
+        """Take in rows, each with what decides its side."""
+        if self._border is None:
+            return
+        try:
+            for key, row in islice(rows, self._room):
+                self._border.add(key, row)
+                self._room -= 1
+        except UsageError as error:
+            self._refuse(error)
+
+    def conclude(self) -> None:
+        """Count, once all rows were taken in."""
+        if self._border is None:
+            return
+        try:
+            count = self._border.count()
+        except UsageError as error:
+            self._refuse(error)
+            return
+        if self._room or count < held_out_target(self._limit, self._fraction):
+            self._count = count
+        self._border = None
+
+    def count(self, rows: int) -> int:
+        """Held-out rows of so many."""
+        return held_out_target(rows, self._fraction) if self._count is None else self._count
+
+    def _refuse(self, error: UsageError) -> None:
+        self._border, self._count = None, 0
+        self.problems.append(
             Problem(
-                level="warning",
-                title=f"{learned.excluded:,} {'row is' if one else 'rows are'} also held out",
-                count=learned.excluded,
-                effect="They are left out of learning, so that the held-out score stays honest.",
-                remedy="Nothing needs to be done.",
+                kind="no-labels",
+                level="error",
+                title=error.title,
+                count=1,
+                effect=error.detail,
+                remedy=" ".join(error.hints),
             )
         )
-    return found
+
+
+class _Size:
+    """How much text there is."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._turns = 0
+        self.longest = 0
+        """Characters of the longest row."""
+
+    def see(self, block: Block) -> None:
+        """Measure the block."""
+        text = block.text
+        self._bytes += len(text) if text.isascii() else len(text.encode())
+        self._bytes -= len(block.parts) - 1  # what separates them
+        self._turns += len(block.messages)
+        self.longest = max(self.longest, max(map(sum, by_row(list(map(len, block.parts)), block.sizes))))
+
+    @property
+    def approximate_tokens(self) -> int:
+        """By the length of the text, and what a template writes around a turn."""
+        return self._bytes // BYTES_PER_TOKEN + self._turns * TOKENS_PER_TURN
+
+
+def _shown(row: Row) -> tuple[Message, ...]:
+    if not row.messages:
+        return ({"role": "text", "content": clean(row.text[:SAMPLE_CHARACTERS])},)
+    return tuple(
+        {"role": message["role"], "content": clean(message["content"][:SAMPLE_CHARACTERS])}
+        for message in row.messages[:SAMPLE_MESSAGES]
+    )
+
+
+__all__ = ["BYTES_PER_TOKEN", "DatasetReport", "Problem", "Scanner", "scan"]
