@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from pydantic import ValidationError
 
 from engine.config import Architecture, Preset, TrainSpec
 from engine.errors import MissingError, UsageError
-from engine.families import Family, by_architecture
+from engine.families import FAMILIES, Family, by_architecture, named_architecture
 from engine.text import clean_line
 from engine.units import MIB
 
 MAX_HEADER_BYTES = 100 * MIB
 """The safetensors format's own limit."""
 
-LARGE = 10**10
-"""Models above ten billion weights want half the learning rate."""
+LARGE = 20 * 10**9
+"""Models above so many weights want half the learning rate: QLoRA took 2e-4 for 7B and 13B, 1e-4 for 33B and 65B
+(arXiv 2305.14314, table 9)."""
+
+BESIDE_TEXT = ("vision_tower.", "multi_modal_projector.")
+"""Modules of a checkpoint that see pictures; text does not pass through them."""
 
 
 def preset_of_folder(folder: Path) -> Preset:
@@ -28,29 +33,46 @@ def preset_of_folder(folder: Path) -> Preset:
 
     Raises `UsageError` if the folder holds no model that can be read, `MissingError` if its family is unknown.
     """
-    config = _read_json(folder / "config.json")
+    config = read_config(folder)
+    preset = preset_of_config(config, str(folder), str(folder / "config.json"))
+    found = {
+        "parameters": count_parameters(folder, tied=preset.architecture.tie_word_embeddings),
+        "download_bytes": sum(path.stat().st_size for path in weight_files(folder)),
+    }
+    if not found["parameters"]:
+        raise UsageError("The model cannot be read", f"{clean_line(str(folder), 400)}: its files hold no weights")
+    return preset.model_copy(update=found)
+
+
+def preset_of_config(config: Mapping[str, Any], model: str, source: str) -> Preset:
+    """A preset with default settings for the model that a `config.json` describes, its weights counted from it.
+
+    `model` is a hub id or a folder, `source` is where the configuration was read, for the error. Raises `UsageError`
+    naming the key that cannot be used, `MissingError` if the family is unknown.
+    """
     family = by_architecture(config)
     if "quantization_config" in config:
         hint = "Take the model's 16-bit original: finetui quantizes it itself, and merges into the original."
-        raise UsageError("The model is quantized already", clean_line(str(folder), 400), (hint,))
+        raise UsageError("The model is quantized already", clean_line(model, 400), (hint,))
     try:
-        return _preset(folder, config, family)
+        return _preset(config, family, model)
     except (ValidationError, TypeError, ValueError, ArithmeticError) as error:
-        shown = clean_line(str(folder / "config.json"), 400)
-        raise UsageError("The model's config.json cannot be used", f"{shown}: {_reason(error)}") from error
+        detail = f"{clean_line(source, 400)}: {_reason(error)}"
+        raise UsageError("The model's config.json cannot be used", detail) from error
 
 
-def _preset(folder: Path, config: dict[str, Any], family: Family) -> Preset:
-    architecture = architecture_of(config)
-    context_length = int(config.get("max_position_embeddings") or 2048)
-    parameters = count_parameters(folder, tied=architecture.tie_word_embeddings)
+def _preset(config: Mapping[str, Any], family: Family, model: str) -> Preset:
+    architecture = architecture_of(config, family)
+    context_length = int(_text_config(config, family).get("max_position_embeddings") or 2048)
+    parameters = family.parameters(architecture)
+    title = clean_line(Path(model).name)
     return Preset(
-        name=clean_line(folder.name.lower()) or "model",
-        title=clean_line(folder.name) or "model",
-        model=str(folder),
+        name=title.lower() or "model",
+        title=title or "model",
+        model=model,
         family=family.name,
         parameters=parameters,
-        download_bytes=sum(path.stat().st_size for path in weight_files(folder)),
+        download_bytes=2 * parameters,
         context_length=context_length,
         licence="not known",
         licence_note="Look into the model's own README.",
@@ -68,24 +90,58 @@ def _reason(error: Exception) -> str:
     return clean_line(f"{error}")
 
 
-def architecture_of(config: dict[str, Any]) -> Architecture:
+def architecture_of(config: Mapping[str, Any], family: Family) -> Architecture:
     """The numbers of a `config.json`; what transformers fills in by default is filled in here. Raises ValueError."""
-    heads = config.get("num_attention_heads")
-    head_dim = config.get("head_dim")
-    if head_dim is None and isinstance(heads, int) and heads and isinstance(config.get("hidden_size"), int):
-        head_dim = config["hidden_size"] // heads
-    return Architecture.model_validate(
-        {
-            "num_hidden_layers": config.get("num_hidden_layers"),
-            "hidden_size": config.get("hidden_size"),
-            "num_attention_heads": heads,
-            "num_key_value_heads": config.get("num_key_value_heads") or heads,
-            "head_dim": head_dim,
-            "intermediate_size": config.get("intermediate_size"),
-            "vocab_size": config.get("vocab_size"),
-            "tie_word_embeddings": config.get("tie_word_embeddings", False),
-        }
-    )
+    return Architecture.model_validate(_numbers(config, family))
+
+
+def differences(preset: Preset, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each field in which a downloaded `config.json` contradicts the preset, in words; empty: it is that model.
+
+    `num_key_value_heads: the preset says 8, config.json says 4`. A context that is longer than told is no difference.
+    """
+    family = FAMILIES[preset.family]
+    classes = " or ".join(family.architectures)
+    if (named := named_architecture(config)) not in family.architectures:
+        return (_difference("architectures", classes, named),)
+    numbers, told = _numbers(config, family), preset.architecture.model_dump()
+    found = [_difference(name, value, numbers[name]) for name, value in told.items() if numbers[name] != value]
+    context = _text_config(config, family).get("max_position_embeddings")
+    if not isinstance(context, int) or context < preset.context_length:
+        found.append(_difference("max_position_embeddings", preset.context_length, context))
+    if "quantization_config" in config:
+        found.append(_difference("quantization_config", "16-bit weights", "quantized already"))
+    return tuple(found)
+
+
+def _difference(name: str, told: object, found: object) -> str:
+    said = "has none" if found is None else f"says {clean_line(str(found), 60)}"
+    return f"{name}: the preset says {told}, config.json {said}"
+
+
+def _text_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The part of a `config.json` that is about text, with what transformers fills in where it is silent."""
+    inner = config.get("text_config")
+    # Where both say it, the inner one is what the text model is built from.
+    told = {**config, **inner} if isinstance(inner, Mapping) else dict(config)
+    return {**family.defaults, **{name: value for name, value in told.items() if value is not None}}
+
+
+def _numbers(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The fields of `Architecture`, unchecked; None where nothing says them."""
+    text = _text_config(config, family)
+    heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
+    text.setdefault("num_key_value_heads", heads)
+    text.setdefault("tie_word_embeddings", False)
+    if isinstance(heads, int) and heads and isinstance(hidden, int):
+        text.setdefault("head_dim", hidden // heads)
+    fields = Architecture.model_fields.items()
+    return {name: text.get(name, None if field.is_required() else field.default) for name, field in fields}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a model's folder. Raises `UsageError` if there is none, or none that can be read."""
+    return _read_json(folder / "config.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -126,7 +182,7 @@ def weights_are_here(folder: Path) -> bool:
 
 
 def count_parameters(folder: Path, *, tied: bool) -> int:
-    """Weights in a folder's safetensors files, by their headers; a tied head that is stored anyway counts once.
+    """Weights in a folder's safetensors files, by their headers; without those that text does not pass.
 
     Raises `MissingError` if files are missing, `UsageError` if one is damaged.
     """
@@ -137,7 +193,14 @@ def count_parameters(folder: Path, *, tied: bool) -> int:
             ("The folder needs model.safetensors, or every file that model.safetensors.index.json names.",),
         )
     shapes = [item for path in weight_files(folder) for item in tensor_shapes(path).items()]
-    return sum(math.prod(shape) for name, shape in shapes if not (tied and name == "lm_head.weight"))
+    return sum(math.prod(shape) for name, shape in shapes if _counts(name, tied=tied))
+
+
+def _counts(name: str, *, tied: bool) -> bool:
+    """False for a head that is the embedding, what sees pictures, and Llama 2's stored rotary frequencies."""
+    if name.endswith("rotary_emb.inv_freq") or any(module in name for module in BESIDE_TEXT):
+        return False
+    return not (tied and name.endswith("lm_head.weight"))
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
