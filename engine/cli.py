@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine import crash
-from engine.commands import export, health, planning, runs, talking, training
+from engine.commands import export, fetching, health, planning, runs, talking, training
 from engine.commands.arguments import Parser, unknown
 from engine.commands.output import Output, Unwritable, flush
 from engine.errors import ExitCode, FinetuiError, UsageError
 from engine.text import clean_line
 
-MODULES = (health, planning, training, runs, export, talking)
+MODULES = (health, planning, fetching, training, runs, export, talking)
 
 EPILOG = """\
 Without a command, finetui opens the app. `finetui COMMAND --help` shows an example of each.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.text import Text, clean_line
 
@@ -44,19 +44,49 @@ class Architecture(Frozen):
     intermediate_size: Positive
     vocab_size: Positive
     tie_word_embeddings: bool
+    attention_bias: bool = False
+    """True if the projections of the attention, its output included, have a bias."""
+    mlp_bias: bool = False
+    """True if the projections of the MLP have a bias."""
+    num_local_experts: Positive | None = None
+    """Mixture of experts: how many MLPs a layer has; None: one, and no router."""
+    num_experts_per_tok: Positive | None = None
+    """Mixture of experts: how many of them a token goes through."""
+
+    @model_validator(mode="after")
+    def _experts_are_told_whole(self) -> Self:
+        if (self.num_local_experts is None) != (self.num_experts_per_tok is None):
+            raise ValueError("num_local_experts and num_experts_per_tok belong together")
+        return self
 
 
 class DatasetSpec(Frozen):
     """Which rows to learn from, and which to keep back."""
 
     path: str = ""
-    """The file to learn from (JSON Lines)."""
+    """The file to learn from: JSON Lines, a JSON list, CSV, TSV, Parquet or plain text; or a Hugging Face data set."""
     format: str = "auto"
-    """How a row is written: auto, messages, sharegpt, instruction or prompt_completion."""
+    """How a row is written; auto finds out. `finetui check --help` lists the formats."""
+    columns: str = ""
+    """Which columns hold what, for rows of no known format: `user=question, assistant=reply`."""
+    subset: str = ""
+    """The configuration of a Hugging Face data set; empty: its only one."""
+    split: str = "train"
+    """The split of a Hugging Face data set to learn from."""
+    source: str = ""
+    """Where a file that was made from a Hugging Face data set comes from: its id, commit, subset and split."""
     eval_path: str = ""
     """A separate file of held-out rows; empty: a share of the data is kept back."""
     eval_fraction: Share = 0.04
     """Share of the rows that is kept back when there is no separate file (at most 500 rows)."""
+    stratify: Literal["none", "label"] = "none"
+    """label: the rows kept back have the same share of each answer as the rest; for classification."""
+    gold_path: str = ""
+    """A file of 100 to 500 hand-checked rows that are never learned from; `finetui eval` scores them."""
+    mix_path: str = ""
+    """A file of general rows to mix in, so that the model does not forget what it could do."""
+    mix_ratio: Share = 0.1
+    """Share of the mixed-in rows among all rows to learn from; 0.1 to 0.2 is usual."""
     max_rows: int | None = Field(default=None, gt=0)
     """Use only the first so many rows, for a trial run."""
 
@@ -96,7 +126,11 @@ class TrainSpec(Frozen):
     quantization: Literal["nf4", "none"] = "nf4"
     """nf4: the base in 4 bits (QLoRA); none: in 16 bits (LoRA)."""
     gradient_checkpointing: bool = True
-    """Compute activations twice instead of keeping them: less memory, about a fifth slower."""
+    """Compute activations twice instead of keeping them: less memory, up to a third slower."""
+    gradient_checkpointing_every: Positive = 1
+    """Compute only every so many layers twice: 1 is all of them; 2 is half, which is faster and takes more memory."""
+    gradient_checkpointing_offload: bool = False
+    """Keep the checkpoints in the machine's memory instead of the GPU's: room for long rows, a little slower."""
     optimizer: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch_fused"
     """The optimizer, by transformers' name."""
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -149,6 +149,25 @@ class Gpu(EventBase):
     power_limit_w: float | None = None
 
 
+class Probe(EventBase):
+    """The longest batch, forward and backward before the first step: what was expected on the GPU, and what it took."""
+
+    kind: Literal["probe"] = "probe"
+    rows: int
+    """Rows in the pass."""
+    length: int
+    """Tokens of its longest row; the others are filled up to it."""
+    predicted_bytes: int
+    """The plan's sum for these rows."""
+    measured_bytes: int | None = None
+    """The most that the GPU holds, with the optimizer that comes at the first step; None: the GPU was full."""
+    available_bytes: int | None = None
+    """What it may hold."""
+    fits: bool
+    changes: dict[str, str] = {}
+    """What is trained with otherwise than planned, because of what was measured: settings with their section."""
+
+
 class Finding(EventBase):
     """Something that the user should know, and what to do about it."""
 
@@ -216,7 +235,7 @@ class Unknown(EventBase):
 
 
 Known = (
-    Started | Phase | Progress | Step | Eval | Score | Sample | Checkpoint | Gpu | Finding | Check | Output
+    Started | Phase | Progress | Step | Eval | Score | Sample | Checkpoint | Gpu | Probe | Finding | Check | Output
     | Finished | Stopped | Failed
 )  # fmt: skip
 Event = Known | Unknown

@@ -91,6 +91,14 @@ class Client:
         """Names of the models there, with tags."""
         return tuple(clean_line(str(model.get("name", ""))) for model in self._get("/api/tags").get("models") or ())
 
+    def loaded(self) -> tuple[tuple[str, int, int], ...]:
+        """The models in its memory now: name, bytes in all, bytes of them on the GPU."""
+        models = self._get("/api/ps").get("models") or ()
+        return tuple(
+            (clean_line(str(model.get("name", ""))), int(model.get("size") or 0), int(model.get("size_vram") or 0))
+            for model in models
+        )
+
     def create(self, name: str, gguf: Path, parameters: Parameters, on_progress: OnProgress) -> None:
         """Upload the file if the server does not have it, and create the model.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from engine.config import DatasetSpec, ExportSpec, Frozen, LoraSpec, Preset, TrainSpec
+from engine.datasets.hub import hub_spec
 from engine.errors import FinetuiError, UsageError
 from engine.families import FAMILIES
-from engine.model_folder import preset_of_folder, weights_are_here
+from engine.model_folder import preset_of_config, preset_of_folder, read_config, weights_are_here
 from engine.paths import absolute, builtin_presets, user_presets
 from engine.text import clean_line
 
@@ -29,6 +31,9 @@ SECTIONS: dict[str, type[Frozen]] = {
 }
 """The parts of a preset that can be overridden; no two have a field of the same name."""
 
+DATA_FILES = ("path", "eval_path", "gold_path", "mix_path")
+"""The settings of the data that name a file."""
+
 ELSEWHERE = {
     "batch_size": "micro_batch_size",
     "lora_alpha": "alpha",
@@ -38,6 +43,10 @@ ELSEWHERE = {
     "r": "rank",
 }
 """What other programs call a setting, for the hint after a name that does not exist."""
+
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+"""A model's id on the hub: its owner and its name."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def find_preset(name_or_path: str) -> Preset:
-    """The preset of that name, of that TOML file, or made from that folder of a Hugging Face model.
+    """The preset of that name, of that TOML file, or made from a Hugging Face model: its folder, or its id on the hub.
 
+    An id is taken when the model's `config.json` is in the Hugging Face cache; the weights may come later.
     Raises `UsageError` with near names if there is none, and what is wrong if it cannot be read.
     """
     path = absolute(name_or_path)
@@ -95,6 +105,8 @@ def find_preset(name_or_path: str) -> Preset:
             return preset
     if _is_dir(path):
         return preset_of_folder(path)
+    if HUB_ID.fullmatch(name_or_path) and (folder := _snapshot(name_or_path, "main")):
+        return preset_of_config(read_config(folder), name_or_path, str(folder / "config.json"))
     raise _no_such(name_or_path, presets, problems)
 
 
@@ -107,12 +119,14 @@ def _is_dir(path: Path) -> bool:
 
 def _no_such(name: str, presets: list[Preset], problems: list[FinetuiError]) -> UsageError:
     names = [preset.name for preset in presets]
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    near = near or [known for known in names if name and name.lower() in known][:3]
+    near = [known for known in names if name and name.lower() in known][:3]
+    near = near or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hints = [f"Did you mean {' or '.join(near)}?"] if near else []
     hints += ["`finetui presets` lists them; the folder of a Hugging Face model is taken as well."]
+    if HUB_ID.fullmatch(name):
+        hints.append(f"A model of the hub is taken once its configuration is here: hf download {name} config.json")
     hints += [f"Not read: {problem}" for problem in problems]
-    return UsageError(f"There is no preset {clean_line(name)!r}", f"Presets: {', '.join(names)}", hints)
+    return UsageError(f"There is no preset {clean_line(name)!r}", f"none of the {len(names)} is called so", hints)
 
 
 def load_preset(path: Path) -> Preset:
@@ -142,14 +156,16 @@ def load_preset(path: Path) -> Preset:
 
 
 def _absolute(preset: Preset, folder: Path) -> Preset:
-    data = preset.data.model_copy(
-        update={
-            key: str(_resolve(folder, value)) for key in ("path", "eval_path") if (value := getattr(preset.data, key))
-        }
-    )
+    files = {key: _beside(folder, value) for key in DATA_FILES if (value := getattr(preset.data, key))}
     local = preset.model.startswith(("./", "../", "/", "~"))
     model = str(_resolve(folder, preset.model)) if local else preset.model
-    return preset.model_copy(update={"data": data, "model": model})
+    return preset.model_copy(update={"data": preset.data.model_copy(update=files), "model": model})
+
+
+def _beside(folder: Path, value: str) -> str:
+    """A data file by its absolute path; a Hugging Face data set as it is named."""
+    path = _resolve(folder, value)
+    return value if hub_spec(value) and not path.exists() else str(path)
 
 
 def _resolve(folder: Path, value: str) -> Path:
@@ -270,12 +286,16 @@ def model_folder(preset: Preset) -> Path | None:
     """The folder of the model's files: its own, or the snapshot in the Hugging Face cache; None if there is none."""
     if Path(preset.model).is_absolute():
         return Path(preset.model)
-    repository = hub_cache() / f"models--{preset.model.replace('/', '--')}"
+    return _snapshot(preset.model, preset.revision)
+
+
+def _snapshot(model: str, revision: str) -> Path | None:
+    repository = hub_cache() / f"models--{model.replace('/', '--')}"
     try:
-        revision = (repository / "refs" / preset.revision).read_text(encoding="utf-8").strip()
+        commit = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        revision = preset.revision  # a commit has no ref
-    snapshot = repository / "snapshots" / revision
+        commit = revision  # a commit has no ref
+    snapshot = repository / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None
 
 

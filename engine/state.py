@@ -19,6 +19,7 @@ from engine.events import (
     Gpu,
     Output,
     Phase,
+    Probe,
     Progress,
     Sample,
     Score,
@@ -26,6 +27,12 @@ from engine.events import (
     Step,
     Stopped,
 )
+
+GOLD = "gold"
+"""What the scores on hand-checked rows are told under."""
+
+NOTHING_ASKED = "Nothing is asked: raw text has no questions"
+"""The finding of a run on raw text, which has losses and no scores."""
 
 SIDE_STAGES: tuple[StageName, ...] = ("eval", "ollama")
 """Stages that change nothing in the run: that Ollama is not there does not make a certified run a failed one."""
@@ -80,6 +87,8 @@ class RunState:
     samples: tuple[Sample, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    probe: Probe | None = None
+    """The newest measurement of the longest batch."""
     findings: tuple[Finding, ...] = ()
     checks: tuple[Check, ...] = ()
     """The newest certificate's lines."""
@@ -146,6 +155,7 @@ class _Fold:
         self.samples = list(state.samples)
         self.checkpoints = list(state.checkpoints)
         self.gpus = list(state.gpus)
+        self.probe = state.probe
         self.findings = list(state.findings)
         self.checks = list(state.checks)
         self.outputs = dict(state.outputs)
@@ -166,6 +176,8 @@ class _Fold:
                 self.checkpoints.append(event)
             case Gpu():
                 self.gpus.append(event)
+            case Probe():
+                self.probe = event
             case Finding():
                 self.findings.append(event)
             case Check():
@@ -219,6 +231,7 @@ class _Fold:
             samples=tuple(self.samples),
             checkpoints=tuple(self.checkpoints),
             gpus=tuple(self.gpus[-3600:]),
+            probe=self.probe,
             findings=tuple(self.findings),
             checks=tuple(self.checks),
             outputs=self.outputs,

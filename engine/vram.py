@@ -1,23 +1,27 @@
 """What a run needs in GPU memory, part by part, and which single changes would make it fit.
 
-The terms of a decoder layer were fitted to the bytes that autograd keeps (saved-tensor hooks on Llama and Qwen3
-layers with LoRA on all linears, SDPA attention, bf16); the sum is checked against torchtune's published peaks
-in the tests. Letters: T tokens of a micro-batch, h hidden size, i MLP size, a all query heads, k all key heads.
+What is kept in memory all the time follows from the counts of weights; what comes and goes with the tokens stands in
+`activations`. docs/memory.md shows every formula, and how far the sum is from published peaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from math import prod
 
+from engine.activations import Shape, checkpointed_layers, last_is_checkpointed, shape_of
 from engine.config import Architecture, Frozen, LoraSpec, Preset, TrainSpec
 from engine.families import FAMILIES, Family
 from engine.gpu import GpuReading
 from engine.text import Text
 from engine.units import GIB, format_bytes
 
-NF4_BYTES = 0.5 + 1 / 64 * (1 + 4 / 256)
-"""Bytes a weight in NF4 with double quantization: 4 bits, an 8-bit scale for each block of 64, and a float for
-each 256 of those (bitsandbytes; QLoRA, arXiv 2305.14314, section 3)."""
+NF4_BITS = 0.5
+"""Bytes a weight in NF4."""
+
+NF4_CONSTANTS = 1 / 64 * (1 + 4 / 256)
+"""Bytes a weight of its scales with double quantization: 8 bits for each block of 64, and a float for each 256 of those
+(bitsandbytes; QLoRA, arXiv 2305.14314, section 3)."""
 
 CUDA_CONTEXT_BYTES = GIB // 2
 """What CUDA and cuBLAS take before the first tensor: 0.3 to 0.6 GiB."""
@@ -27,9 +31,6 @@ FRAGMENTATION = 0.03
 
 MARGIN = 0.04
 """Share of the free memory that a plan leaves alone: a desktop or another process may grow a little."""
-
-CHUNK_TOKENS, CHUNK_VOCABULARY = 4096, 32_768
-"""The largest tile of logits that trl's loss computes at once."""
 
 CPU_LIBRARIES_BYTES = GIB * 3 // 4
 """torch, transformers, peft and trl in the worker's own memory: 0.5 GiB after the imports, more at work (the demo's
@@ -51,6 +52,8 @@ class Budget(Frozen):
 
     parts: tuple[Part, ...]
     available_bytes: int | None = None
+    others_bytes: int | None = None
+    """What other processes hold now. It is not in the sum, and not in what is available."""
 
     @property
     def needed_bytes(self) -> int:
@@ -82,16 +85,37 @@ class Advice(Frozen):
         return f"{name} {self.before} → {self.after}{also} saves {format_bytes(self.saved_bytes)}"
 
 
-def ledger(preset: Preset, gpu: GpuReading | None) -> Budget:
+class Correction(Frozen):
+    """What measurements on this machine change in the ledger; as it stands, nothing was measured."""
+
+    activations: float = 1.0
+    """Measured bytes of everything that comes and goes with the tokens, as a multiple of the ledger's."""
+    resident_bytes: int = 0
+    """Measured bytes of what stays in memory, less the ledger's."""
+    fragmentation: float = FRAGMENTATION
+    context_bytes: int = CUDA_CONTEXT_BYTES
+    measured: bool = False
+
+
+UNMEASURED = Correction()
+
+
+def ledger(
+    preset: Preset, gpu: GpuReading | None, correction: Correction = UNMEASURED, longest: int | None = None
+) -> Budget:
     """Peak memory of training: of the GPU, or of the machine (float32 activations) where there is none.
 
-    Expected within 10 % for real models. Needed is the peak; available is what is free now, less a margin.
+    Needed is the peak; available is what is free now, less a margin. `longest` is the longest row in tokens, where
+    every row was counted: rows are then no longer than that, whatever `max_length` allows.
     """
     if gpu is None:
-        return Budget(parts=_parts(preset, on_cpu=True), available_bytes=_free_ram())
-    free = gpu.free_bytes
-    available = None if free is None else int(free * (1 - MARGIN))
-    return Budget(parts=_parts(preset, on_cpu=False), available_bytes=available)
+        return Budget(parts=_parts(preset, True, correction, longest), available_bytes=_free_ram())
+    free, total = gpu.free_bytes, gpu.total_bytes
+    return Budget(
+        parts=_parts(preset, False, correction, longest),
+        available_bytes=None if free is None else int(free * (1 - MARGIN)),
+        others_bytes=None if free is None or total is None else max(total - free, 0),
+    )
 
 
 def _free_ram() -> int:
@@ -100,26 +124,42 @@ def _free_ram() -> int:
     return int(psutil.virtual_memory().available * (1 - MARGIN))
 
 
-def _parts(preset: Preset, *, on_cpu: bool) -> tuple[Part, ...]:
+def _parts(preset: Preset, on_cpu: bool, correction: Correction, longest: int | None) -> tuple[Part, ...]:
+    resident = _resident(preset, on_cpu)
+    if correction.resident_bytes:
+        resident.append(("measured difference", correction.resident_bytes))
+    moving = [(name, int(size * correction.activations)) for name, size in _moving(preset, on_cpu, longest)]
+    tensors = sum(size for _, size in (*resident, *moving))
+    fixed = ("Python and its libraries", CPU_LIBRARIES_BYTES) if on_cpu else ("CUDA context", correction.context_bytes)
+    rest = [("fragmentation", int(tensors * correction.fragmentation)), fixed]
+    return tuple(Part(name=name, size_bytes=size) for name, size in (*resident, *moving, *rest) if size)
+
+
+def split(
+    preset: Preset, *, on_cpu: bool = False, longest: int | None = None, absent: Collection[str] = ()
+) -> tuple[int, int]:
+    """The ledger's bytes of tensors before any correction: what stays in memory, and the most that comes and goes.
+
+    Parts named in `absent` are left out of what stays.
+    """
+    resident = sum(size for name, size in _resident(preset, on_cpu) if name not in absent)
+    return resident, sum(size for _, size in _moving(preset, on_cpu, longest))
+
+
+def _resident(preset: Preset, on_cpu: bool) -> list[tuple[str, int]]:
+    """What stays in memory from the first step to the last."""
     family, arch, train = FAMILIES[preset.family], preset.architecture, preset.train
     width = 4 if on_cpu else 2  # bytes a number that is computed with: float32 on the CPU, bf16 on the GPU
+    linears = family.linear_parameters(arch)
+    nf4 = train.quantization == "nf4"
     plain = family.embedding_parameters(arch) + family.small_parameters(arch)
-    parts = [
-        ("weights", weight_bytes(train, family, arch, width)),
+    return [
+        ("weights", int(linears * NF4_BITS) if nf4 else linears * width),
+        ("scales of the weights", int(linears * NF4_CONSTANTS) if nf4 else 0),
+        ("experts", family.expert_parameters(arch) * width),
         ("embeddings and head", plain * width),
-        ("adapter and optimizer", adapter_bytes(preset.lora, train, family, arch, on_cpu=on_cpu)),
-        ("activations kept", kept_bytes(train, family, arch) * width // 2),
-        ("peak of one layer or the head", peak_bytes(train, family, arch) * width // 2),
+        *_adapter(preset.lora, train, family, arch, on_cpu=on_cpu),
     ]
-    total = sum(size for _, size in parts)
-    fixed = ("Python and its libraries", CPU_LIBRARIES_BYTES) if on_cpu else ("CUDA context", CUDA_CONTEXT_BYTES)
-    parts += [("fragmentation", int(total * FRAGMENTATION)), fixed]
-    return tuple(Part(name=name, size_bytes=size) for name, size in parts)
-
-
-def weight_bytes(train: TrainSpec, family: Family, arch: Architecture, width: int) -> int:
-    """The decoder's linear layers: in NF4, or with `width` bytes a weight."""
-    return int(family.linear_parameters(arch) * (NF4_BYTES if train.quantization == "nf4" else width))
 
 
 def adapter_width(train: TrainSpec, *, on_cpu: bool) -> int:
@@ -127,49 +167,71 @@ def adapter_width(train: TrainSpec, *, on_cpu: bool) -> int:
     return 2 if train.quantization == "nf4" and not on_cpu else 4
 
 
-def adapter_bytes(lora: LoraSpec, train: TrainSpec, family: Family, arch: Architecture, *, on_cpu: bool) -> int:
-    """The adapter with its gradients and Adam's two moments, which are a byte each with an 8-bit optimizer."""
+def _adapter(
+    lora: LoraSpec, train: TrainSpec, family: Family, arch: Architecture, *, on_cpu: bool
+) -> list[tuple[str, int]]:
+    """The adapter, its gradients and Adam's two moments.
+
+    A float32 adapter on a GPU is there in bf16 too, in which it is computed with. An 8-bit optimizer keeps a byte a
+    moment, and a float for each block of 256.
+    """
+    weights = family.lora_parameters(arch, lora.rank)
     width = adapter_width(train, on_cpu=on_cpu)
-    moments = 2 if train.optimizer.endswith("8bit") else 2 * width
-    return family.lora_parameters(arch, lora.rank) * (2 * width + moments)
+    copies = 0 if on_cpu or width == 2 else 2
+    moments = 2 * (1 + 4 / 256) if train.optimizer.endswith("8bit") else 2 * width
+    return [
+        ("adapter", weights * (width + copies)),
+        ("gradients", weights * width),
+        ("optimizer", int(weights * moments)),
+    ]
 
 
-def _tokens(train: TrainSpec) -> int:
-    return train.micro_batch_size * train.max_length
+def _moving(preset: Preset, on_cpu: bool, longest: int | None) -> list[tuple[str, int]]:
+    """What comes and goes with the tokens, at the moment that needs the most: at the loss, or in a layer."""
+    train, shape = preset.train, shape_of(preset, on_cpu=on_cpu, longest=longest)
+    layers = preset.architecture.num_hidden_layers
+    checkpointed = checkpointed_layers(train, layers)
+    # Offloaded, the one in use is back on the GPU while the next is on its way.
+    held = min(checkpointed, 2) if train.gradient_checkpointing_offload and not on_cpu else checkpointed
+    kept = [
+        ("checkpoints", held * shape.checkpoint()),
+        ("kept activations", (layers - checkpointed) * shape.kept() + shape.shared()),
+    ]
+    again = shape.kept() if last_is_checkpointed(train, layers) else 0
+    layer = [
+        ("peak of one layer", again + shape.extra()),
+        ("dequantized weights", _dequantized(preset, shape.width)),
+    ]
+    loss = ("loss at the head", max(shape.head(), shape.last_norm()))
+    return kept + (layer if sum(size for _, size in layer) >= loss[1] else [loss])
 
 
-def _attention(family: Family, arch: Architecture) -> int:
-    """What attention keeps per token: queries, keys, values and output; twice where heads are normalized."""
-    heads = (arch.num_attention_heads + arch.num_key_value_heads) * arch.head_dim
-    return (8 if family.qk_norm else 4) * heads
+def _dequantized(preset: Preset, width: int) -> int:
+    """The widest linear as numbers again, with its scales in float32."""
+    if preset.train.quantization != "nf4":
+        return 0
+    widest = max(prod(shape) for shape in FAMILIES[preset.family].linear_shapes(preset.architecture).values())
+    return width * widest + widest // 16
 
 
-def kept_bytes(train: TrainSpec, family: Family, arch: Architecture) -> int:
-    """bf16 activations kept from the forward to the backward pass: one input a layer with checkpointing, else all."""
-    if train.gradient_checkpointing:
-        return arch.num_hidden_layers * _tokens(train) * 2 * arch.hidden_size
-    a_token = 12 * arch.hidden_size + 8 * arch.intermediate_size + _attention(family, arch)
-    return arch.num_hidden_layers * _tokens(train) * a_token
+def offloaded_bytes(preset: Preset, longest: int | None = None) -> int:
+    """Checkpoints that lie in the machine's own memory, pinned, instead of the GPU's."""
+    train = preset.train
+    if not train.gradient_checkpointing_offload:
+        return 0
+    shape: Shape = shape_of(preset, on_cpu=False, longest=longest)
+    return checkpointed_layers(train, preset.architecture.num_hidden_layers) * shape.checkpoint()
 
 
-def peak_bytes(train: TrainSpec, family: Family, arch: Architecture) -> int:
-    """The larger of two moments in bf16: one layer recomputed and differentiated, or the loss at the head."""
-    tokens, hidden, mlp = _tokens(train), arch.hidden_size, arch.intermediate_size
-    layer = tokens * (14 * hidden + 12 * mlp + _attention(family, arch))
-    if train.quantization == "nf4":
-        layer += 2 * hidden * mlp + hidden * mlp // 16  # the widest matrix, dequantized, and its scales
-    tile = min(tokens, CHUNK_TOKENS) * min(arch.vocab_size, CHUNK_VOCABULARY) * 2
-    return max(layer, tile + 6 * tokens * hidden)
-
-
-def advise(preset: Preset, gpu: GpuReading | None) -> tuple[Advice, ...]:
+def advise(
+    preset: Preset, gpu: GpuReading | None, correction: Correction = UNMEASURED, longest: int | None = None
+) -> tuple[Advice, ...]:
     """Each single change that would make it need less, the most helpful first."""
-    now = ledger(preset, gpu).needed_bytes
+    now = ledger(preset, gpu, correction, longest).needed_bytes
     found = []
     for changes in _candidates(preset):
         setting, after = next(iter(changes.items()))
-        changed = _apply(preset, changes)
-        saved = now - ledger(changed, gpu).needed_bytes
+        saved = now - ledger(apply(preset, changes), gpu, correction, longest).needed_bytes
         if saved > 0:
             before = _text(preset, setting)
             found.append(Advice(setting=setting, before=before, after=after, saved_bytes=saved, changes=changes))
@@ -188,15 +250,28 @@ def _candidates(preset: Preset) -> Iterator[dict[str, str]]:
             "train.micro_batch_size": str(smaller),
             "train.gradient_accumulation_steps": str(accumulation),
         }
-    if not train.gradient_checkpointing:
-        yield {"train.gradient_checkpointing": "true"}
+    yield from _checkpointing(train)
     if preset.lora.rank >= 2:
         yield {"lora.rank": str(preset.lora.rank // 2)}
+    if preset.lora.dropout > 0:
+        yield {"lora.dropout": "0.0"}
     if train.quantization == "none":
         yield {"train.quantization": "nf4"}
+    if not train.optimizer.endswith("8bit"):
+        yield {"train.optimizer": "adamw_8bit"}
 
 
-def _apply(preset: Preset, changes: dict[str, str]) -> Preset:
+def _checkpointing(train: TrainSpec) -> Iterator[dict[str, str]]:
+    if not train.gradient_checkpointing:
+        yield {"train.gradient_checkpointing": "true"}
+    elif train.gradient_checkpointing_every > 1:
+        yield {"train.gradient_checkpointing_every": "1"}
+    if train.gradient_checkpointing and not train.gradient_checkpointing_offload:
+        yield {"train.gradient_checkpointing_offload": "true"}
+
+
+def apply(preset: Preset, changes: dict[str, str]) -> Preset:
+    """The preset with settings changed, each given as text with its section."""
     for name, value in changes.items():
         section, _, key = name.partition(".")
         current: TrainSpec | LoraSpec = getattr(preset, section)

@@ -6,6 +6,7 @@ cost nothing before the first paint.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from textual.message_pump import MessagePump
 
     from engine.events import EventTail
+    from engine.gpu import GpuStatus
     from engine.paths import RunDir
     from engine.runs import RunInfo
     from engine.state import RunState
@@ -124,7 +126,10 @@ class RunFeed(FolderFeed):
 
 
 class GpuFeed(Feed):
-    """Reads the GPU once a second, and the worker's own use of the machine when a run is given."""
+    """Reads the GPU once a second, and the worker's own use of the machine when a run is given.
+
+    The driver may hang: `gpu.read` comes back in seconds all the same, and says so.
+    """
 
     def __init__(self, target: MessagePump, run: RunDir | None = None) -> None:
         super().__init__(target)
@@ -132,19 +137,20 @@ class GpuFeed(Feed):
         self._cpu: tuple[int, float, float] | None = None
 
     def look(self) -> None:
-        """Post a reading."""
+        """Post a reading; while the driver hangs, the last one, which says so."""
         from engine import gpu
-
-        self.target.post_message(GpuChanged(gpu.read(), self._usage()))
-
-    def _usage(self) -> Usage | None:
-        import psutil
-
         from engine.runs import lock_holder
 
-        pid = lock_holder(self._run) if self._run is not None else None
-        if pid is None:
-            return None
+        status = gpu.read()
+        worker = lock_holder(self._run) if self._run is not None else None
+        if worker is None:
+            self.target.post_message(GpuChanged(status))
+        else:
+            self.target.post_message(GpuChanged(status, self._usage(worker), _ours(status, worker)))
+
+    def _usage(self, pid: int) -> Usage | None:
+        import psutil
+
         cores = psutil.cpu_count() or 1
         try:
             process = psutil.Process(pid)
@@ -161,6 +167,20 @@ class GpuFeed(Feed):
         if before is None or before[0] != pid or now <= before[2]:
             return 0.0
         return max(0.0, (used - before[1]) / (now - before[2]))
+
+
+def _ours(status: GpuStatus, worker: int) -> frozenset[int]:
+    """The processes on the GPUs that belong to the worker: it leads the session of all that it starts."""
+    return frozenset(
+        process.pid for seen in status.gpus for process in seen.processes or () if _session(process.pid) == worker
+    )
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None  # it has ended
 
 
 class RunsFeed(Feed):

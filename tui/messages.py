@@ -75,3 +75,5 @@ class GpuChanged(Message, bubble=False):
 
     status: GpuStatus
     usage: Usage | None = None
+    ours: frozenset[int] = frozenset()
+    """Of the processes on the GPU, those of the run that is watched, by pid."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine import runs
 from engine.commands.arguments import Commands, add_command, add_quant, add_run
+from engine.commands.checking import absolute
 from engine.commands.follow import run_stages
 from engine.commands.output import Output, error_data, mark, style, table
-from engine.commands.planning import absolute
 from engine.commands.summary import finish, summary
 from engine.config import StageName, StageOptions
 from engine.datasets.lines import open_data
 from engine.errors import ExitCode, FinetuiError
-from engine.events import Check
+from engine.events import Check, Score
 from engine.ollama import valid_name
-from engine.state import RunState
+from engine.paths import RunDir
+from engine.state import GOLD, RunState
+from engine.text import clean_line
 from engine.units import format_share
 
 
@@ -124,14 +128,43 @@ def evaluate(arguments: argparse.Namespace, output: Output) -> int:
     if data is not None:
         open_data(Path(data)).close()  # what can be refused now must not become a failed stage of the run
     state = run_stages(run, ["eval"], output, StageOptions(data=data))
-    output.result(summary(runs.read(run)), score_lines(state))
+    losses = {file.name: held_out_losses(file) for file in _evaluations(run, data)}
+    lines = [*score_lines(state), *(loss_line(name, forms) for name, forms in losses.items() if forms)]
+    output.result({**summary(runs.read(run)), "losses": losses}, lines)
     return ExitCode.DONE
 
 
+def _evaluations(run: RunDir, data: str | None) -> list[Path]:
+    """What this evaluation wrote: of the held-out and the gold rows, or of a file that was named."""
+    files = [run.evaluation, run.evaluation_of(GOLD)] if data is None else [run.evaluation_of(Path(data).stem)]
+    return [file for file in files if file.is_file()]
+
+
+def held_out_losses(evaluation: Path) -> dict[str, float]:
+    """Nats per trained token by form of the model, from a file that the stage wrote."""
+    forms = json.loads(evaluation.read_bytes())["forms"]
+    return {clean_line(form["name"]): form["loss"] for form in forms if form["loss"] is not None}
+
+
+def loss_line(name: str, losses: Mapping[str, float]) -> str:
+    """`held-out loss: base 2.310, as trained 1.920`."""
+    rows = "gold" if name == f"evaluation.{GOLD}.json" else "held-out"
+    return f"{rows} loss: " + ", ".join(f"{form} {loss:.3f}" for form, loss in losses.items())
+
+
 def score_lines(state: RunState) -> list[str]:
-    """Answers on held-out rows, a line for each form of the model."""
-    rows = [
-        (form, f"{score.exact} of {score.rows}", format_share(score.exact_match), f"{score.stopped} of {score.rows}")
-        for form, score in state.scores.items()
-    ]
+    """Answers on held-out rows, a line for each form of the model; those on gold and other rows apart, below."""
+    groups: dict[str, list[Score]] = {"": []}
+    for score in state.scores.values():
+        groups.setdefault(score.data, []).append(score)
+    own = groups.pop("")
+    lines = _score_table(own) if own else ["nothing was asked: there are no held-out questions"]
+    for data, scores in groups.items():
+        lines += ["", style(f"on {clean_line(data)} rows" if data == GOLD else f"on {clean_line(data)}", "strong")]
+        lines += _score_table(scores)
+    return lines
+
+
+def _score_table(scores: Sequence[Score]) -> list[str]:
+    rows = [(s.form, f"{s.exact} of {s.rows}", format_share(s.exact_match), f"{s.stopped} of {s.rows}") for s in scores]
     return table([("form", "exact", "share", "ended by itself"), *rows], right={1, 2, 3})

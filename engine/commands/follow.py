@@ -80,14 +80,14 @@ def run_stages(
     """
     tail = EventTail(run.events)
     narrator = Narrator(output, fold(RunState(), tail.poll()))
-    with _counting_interrupts() as interrupts:  # from before the start on: Ctrl-C must not lose sight of the worker
+    with counting_interrupts() as interrupts:  # from before the start on: Ctrl-C must not lose sight of the worker
         launch.start(run, stages, options)
         return _follow(run, tail, narrator, interrupts)
 
 
 def follow(run: RunDir, tail: EventTail, narrator: Narrator) -> RunState:
     """Tell the run's events until no worker holds it. First Ctrl-C: a graceful stop; second: leave it alone."""
-    with _counting_interrupts() as interrupts:
+    with counting_interrupts() as interrupts:
         return _follow(run, tail, narrator, interrupts)
 
 
@@ -110,11 +110,14 @@ def _follow(run: RunDir, tail: EventTail, narrator: Narrator, interrupts: Interr
 
 
 @contextmanager
-def _counting_interrupts() -> Iterator[Interrupts]:
+def counting_interrupts(patience: int | None = None) -> Iterator[Interrupts]:
+    """Count Ctrl-C inside the block; behind so many (`patience`) it interrupts as usual."""
     interrupts = Interrupts()
 
     def count(_number: int, _frame: FrameType | None) -> None:
         interrupts.count += 1
+        if patience is not None and interrupts.count > patience:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, count)
     try:

@@ -18,6 +18,7 @@ from engine.events import (
     Gpu,
     Output,
     Phase,
+    Probe,
     Progress,
     Sample,
     Score,
@@ -41,11 +42,14 @@ def describe(event: Event, stream: TextIO = sys.stderr) -> str:
             return progress_line(event)
         case Score():
             share = format_share(event.exact_match)
-            return f"{event.form}: {event.exact} of {event.rows} held-out answers exact ({share})"
+            rows = clean_line(event.data) if event.data else "held-out"
+            return f"{event.form}: {event.exact} of {event.rows} {rows} answers exact ({share})"
         case Sample():
             return f"step {event.step}: “{clean_line(event.prompt, 80)}” → “{clean_line(event.answer, 120)}”"
         case Checkpoint():
             return f"checkpoint at step {event.step}, {format_bytes(event.size_bytes)}"
+        case Probe():
+            return mark("ok" if event.fits else "warning", probe_line(event), stream)
         case Finding():
             return mark(event.level, _with_detail(event.title, event.detail), stream)
         case Check():
@@ -84,6 +88,14 @@ def step_line(step: Step) -> str:
     if step.tokens_per_s is not None:
         parts.append(f"{step.tokens_per_s:,.0f} tok/s")
     return " · ".join(parts)
+
+
+def probe_line(probe: Probe) -> str:
+    """`longest batch, 4 × 2,048 tokens: predicted 13.8 GiB, measured 14.1 GiB, 22.0 GiB available`."""
+    more = "more than there is" if probe.measured_bytes is None else format_bytes(probe.measured_bytes)
+    room = "" if probe.available_bytes is None else f", {format_bytes(probe.available_bytes)} available"
+    batch = f"longest batch, {probe.rows} × {probe.length:,} tokens"
+    return f"{batch}: predicted {format_bytes(probe.predicted_bytes)}, measured {more}{room}"
 
 
 def progress_line(progress: Progress) -> str:

@@ -13,10 +13,17 @@ from typing import Any, Literal, TextIO
 from engine.errors import FinetuiError
 from engine.text import clean, clean_line
 
-Tone = Literal["ok", "warning", "error", "dim", "strong"]
+Tone = Literal["ok", "warning", "error", "dim", "strong", "trained"]
 
 SYMBOLS: Mapping[str, str] = {"ok": "✓", "warning": "!", "error": "✗"}
-_COLOURS: Mapping[Tone, str] = {"ok": "32", "warning": "33", "error": "31", "dim": "2", "strong": "1"}
+_COLOURS: Mapping[Tone, str] = {
+    "ok": "32",
+    "warning": "33",
+    "error": "31",
+    "dim": "2",
+    "strong": "1",
+    "trained": "1;4",
+}
 _ERASE_LINE = "\r\x1b[K"
 
 

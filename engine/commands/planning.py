@@ -1,19 +1,20 @@
-"""`presets`, `check` and `plan`: what could be trained, on what, and whether it fits. Nothing here starts anything."""
+"""`presets` and `plan`: what could be trained, on what, and whether it fits. Nothing here starts anything."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine import gpu, paths, presets
+from engine import gpu, planner, presets
+from engine.commands import checking
 from engine.commands.arguments import Commands, add_command, assignments
 from engine.commands.output import Output, error_lines, mark, pairs, style, table
 from engine.config import DatasetSpec, Preset, first_fault
-from engine.datasets.scan import DatasetReport, scan
 from engine.disk import free_disk
 from engine.errors import DataError, ExitCode, FitError, UsageError
 from engine.gpu import GpuReading
@@ -31,13 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="show this preset with all its settings")
     parser.set_defaults(run=show_presets)
 
-    parser = add_command(
-        commands, "check", "Read a data file and say what is wrong with it.", "finetui check data.jsonl"
-    )
-    parser.add_argument("data", metavar="DATA", help="a JSON Lines file")
-    parser.add_argument("--preset", metavar="P", help="check against this preset's longest row")
-    parser.add_argument("--format", default="auto", help="how a row is written (default: found out)")
-    parser.set_defaults(run=check)
+    checking.add(commands)
 
     parser = add_command(
         commands,
@@ -54,8 +49,10 @@ def add(commands: Commands) -> None:
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """What decides a plan: preset, data, overrides, name."""
     parser.add_argument("--preset", metavar="P", help="a preset's name, or a TOML file")
-    parser.add_argument("--data", metavar="D", help="a JSON Lines file (the demo brings its own)")
-    parser.add_argument("--format", default=None, help="how a row is written (default: found out)")
+    parser.add_argument(
+        "--data", metavar="D", help="what to learn from, as `finetui check` takes it (the demo brings its own)"
+    )
+    checking.add_reading(parser)
     parser.add_argument(
         "--set", metavar="key=value", nargs="+", action="append", default=[], help="change settings of the preset"
     )
@@ -84,16 +81,25 @@ def show_presets(arguments: argparse.Namespace, output: Output) -> int:
         output.result({"preset": data}, _preset_lines(preset))
         return ExitCode.DONE
     found = presets.list_presets()
-    rows = [_preset_row(preset) for preset in found]
+    lines = table([("name", "size", "licence", "here"), *map(_preset_row, found)], right={1})
     data = {"presets": [{**preset.model_dump(), "local": presets.is_local(preset)} for preset in found]}
-    output.result(data, table([("name", "size", "licence", "here", "good at"), *rows], right={1}))
+    output.result(data, _with_purpose(lines, ["good at", *(preset.good_at for preset in found)]))
     return ExitCode.DONE
+
+
+def _with_purpose(lines: list[str], purposes: list[str]) -> list[str]:
+    """A last column in the room that the terminal leaves; none where that is too little to say anything."""
+    width = max(map(len, lines))
+    room = shutil.get_terminal_size().columns - width - 2 if sys.stdout.isatty() else 60
+    if room < 24:
+        return lines
+    return [f"{line:<{width}}  {clean_line(text, min(room, 60))}" for line, text in zip(lines, purposes, strict=True)]
 
 
 def _preset_row(preset: Preset) -> tuple[str, ...]:
     licence = preset.licence + (" (gated)" if preset.gated else "")
     here = "✓" if presets.is_local(preset) else format_bytes(preset.download_bytes)
-    return preset.name, format_count(preset.parameters), licence, here, clean_line(preset.good_at, 60)
+    return preset.name, format_count(preset.parameters), licence, here
 
 
 def _preset_lines(preset: Preset) -> Iterator[str]:
@@ -111,59 +117,6 @@ def _preset_lines(preset: Preset) -> Iterator[str]:
     yield style("settings, to change with --set name=value", "strong")
     yield from table(
         [(setting.name, clean_line(setting.value, 28), setting.help) for setting in presets.settings(preset)]
-    )
-
-
-# ── check ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def check(arguments: argparse.Namespace, output: Output) -> int:
-    """`finetui check DATA`: exit 3 if the data cannot be trained on."""
-    preset = presets.find_preset(arguments.preset) if arguments.preset else None
-    report = read_report(DatasetSpec(path=absolute(arguments.data), format=arguments.format), output)
-    lines = list(report_lines(report))
-    if preset is not None:
-        lines.append(_length_line(report, preset))
-    output.result({"refused": report.refused, **report.model_dump()}, lines)
-    return ExitCode.DATA if report.refused else ExitCode.DONE
-
-
-def absolute(path: str) -> str:
-    """A path as the worker, which runs elsewhere, can find it."""
-    return str(paths.absolute(path))
-
-
-def read_report(data: DatasetSpec, output: Output) -> DatasetReport:
-    """Scan the data, telling how far it is."""
-
-    def tell(done: int, total: int) -> None:
-        output.live(f"reading {Path(data.path).name}: {format_bytes(done)} of {format_bytes(total)}")
-
-    report = scan(data, tell)
-    output.live("")
-    return report
-
-
-def report_lines(report: DatasetReport) -> Iterator[str]:
-    """The report for people: what it is, then each problem with its places and its remedy."""
-    figures = f"{report.rows:,} rows, about {format_count(report.approximate_tokens)} tokens"
-    yield f"{clean_line(report.path)}: {report.format}, {figures}, {format_bytes(report.size_bytes)}"
-    for problem in report.problems:
-        yield mark(problem.level, ": ".join(filter(None, (problem.title, ", ".join(problem.places)))))
-        yield f"    {problem.effect}"
-        yield f"    → {problem.remedy}"
-    if not report.problems:
-        yield mark("ok", "nothing wrong was found")
-
-
-def _length_line(report: DatasetReport, preset: Preset) -> str:
-    longest, limit = report.longest_characters, preset.train.max_length
-    # One token holds at least one character, except for rare byte-level splits: below the limit nothing is cut.
-    if longest <= limit:
-        return mark("ok", f"the longest row, {longest:,} characters, is within {limit:,} tokens of {preset.name}")
-    return mark(
-        "warning",
-        f"the longest row has {longest:,} characters; {preset.name} cuts at {limit:,} tokens, and counts them",
     )
 
 
@@ -202,14 +155,28 @@ def _save(made: Plan, path: Path) -> None:
 def make(arguments: argparse.Namespace, output: Output, pretended: GpuReading | None = None) -> Plan:
     """The plan that the arguments decide. Raises `UsageError`, `DataError`; that it does not fit raises nothing."""
     preset = _choose(arguments)
-    return decide(preset, preset.data, arguments.name, output, pretended)
+    data = checking.fetched(preset.data, output)
+    fixed = _fixed(assignments(arguments.set))
+    return decide(preset.model_copy(update={"data": data}), data, arguments.name, output, fixed, pretended)
 
 
-def decide(preset: Preset, data: DatasetSpec, slug: str, output: Output, pretended: GpuReading | None = None) -> Plan:
-    """Scan the data, read the GPU and the disk, and plan."""
-    report = read_report(data, output)
+def _fixed(changes: Mapping[str, str]) -> tuple[str, ...]:
+    """Those of the settings that could be chosen that were set by hand, with their section."""
+    return tuple(name for name in planner.CHOSEN if changes.keys() & {name, name.partition(".")[2]})
+
+
+def decide(
+    preset: Preset,
+    data: DatasetSpec,
+    slug: str,
+    output: Output,
+    fixed: Collection[str] = (),
+    pretended: GpuReading | None = None,
+) -> Plan:
+    """Check the data, read the GPU and the disk, and plan; `fixed` settings stay as the preset has them."""
+    report = checking.read_report(data, preset, output)
     reading = pretended or first_gpu()
-    return make_plan(preset, data, report, reading, slug=slug, disk_free_bytes=free_disk(home()))
+    return make_plan(preset, data, report, reading, slug=slug, fixed=fixed, disk_free_bytes=free_disk(home()))
 
 
 def _choose(arguments: argparse.Namespace) -> Preset:
@@ -221,34 +188,36 @@ def _choose(arguments: argparse.Namespace) -> Preset:
     if arguments.data == "":
         raise UsageError("--data is empty", "", ("Name the file; an unset variable of the shell is empty too.",))
     if arguments.data is not None:
-        preset = preset.model_copy(update={"data": DatasetSpec(path=absolute(arguments.data))})
+        preset = preset.model_copy(update={"data": DatasetSpec(path=checking.absolute(arguments.data))})
     changes = assignments(arguments.set)
-    if arguments.format:
-        changes["data.format"] = arguments.format
+    changes.update({f"data.{name}": value for name, value in checking.reading(arguments).items()})
     preset = _found_from_here(_without_foreign_rows(preset, presets.override(preset, changes), changes))
     if not preset.data.path:
         raise UsageError(
-            "Which data?", f"the preset {preset.name} brings none", ("Add --data FILE, a JSON Lines file.",)
+            "Which data?",
+            f"the preset {preset.name} brings none",
+            ("Add --data FILE; `finetui check --help` shows how its rows may be written.",),
         )
     return preset
 
 
 def _without_foreign_rows(before: Preset, after: Preset, changes: Mapping[str, str]) -> Preset:
-    """The held-out file that a preset brings belongs to its own data: other data are not judged by it."""
-    named = {name.removeprefix("data.") for name in changes}
-    if after.data.path == before.data.path or "eval_path" in named:
+    """The held-out and gold files that a preset brings belong to its own data: other data are not judged by them."""
+    if after.data.path == before.data.path:
         return after
-    return after.model_copy(update={"data": after.data.model_copy(update={"eval_path": ""})})
+    named = {name.removeprefix("data.") for name in changes}
+    foreign = dict.fromkeys({"eval_path", "gold_path"} - named, "")
+    return after.model_copy(update={"data": after.data.model_copy(update=foreign)})
 
 
 def _found_from_here(preset: Preset) -> Preset:
     # `--set data.eval_path=x` is relative to the user's folder; the worker runs in another one.
-    paths = {key: absolute(value) for key in ("path", "eval_path") if (value := getattr(preset.data, key))}
+    paths = {key: checking.absolute(value) for key in presets.DATA_FILES if (value := getattr(preset.data, key))}
     return preset.model_copy(update={"data": preset.data.model_copy(update=paths)})
 
 
 def load(path: Path, slug: str, output: Output) -> Plan:
-    """A saved plan, decided anew for this machine from its preset and data.
+    """A saved plan, decided anew for this machine from its preset and data; every setting stays as it was saved.
 
     Raises `UsageError` if the file is no plan, `DataError` if the data are not those that it was made for.
     """
@@ -259,9 +228,10 @@ def load(path: Path, slug: str, output: Output) -> Plan:
     except ValidationError as error:
         remedy = "Make it again: finetui plan … --save FILE"
         raise UsageError("This file is not a plan", f"{path}: {first_fault(error)}", (remedy,)) from None
-    fresh = decide(saved.preset, saved.data, slug or saved.slug, output)
-    if fresh.summary.sha256 != saved.summary.sha256:
-        detail = f"{saved.data.path} had {saved.summary.rows:,} rows, now {fresh.summary.rows:,}"
+    fresh = decide(saved.preset, saved.data, slug or saved.slug, output, planner.CHOSEN)
+    changed = [clean_line(path) for path, digest in fresh.files.items() if saved.files.get(path) != digest]
+    if changed:
+        detail = f"{', '.join(changed)}: {saved.summary.rows:,} rows to learn from, now {fresh.summary.rows:,}"
         raise DataError("The data changed since the plan was made", detail, ("Make the plan again: finetui plan …",))
     return fresh
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from engine import launch, runs
 from engine.commands.arguments import Commands, add_command, add_run
 from engine.commands.follow import POLL_S, require_good_end
-from engine.commands.narrate import ago, check_line, describe, live_line
+from engine.commands.narrate import ago, check_line, describe, live_line, probe_line
 from engine.commands.output import Output, is_terminal, mark, pairs, plain, style, table
 from engine.commands.summary import progress_text, score_text, seconds, summary
 from engine.errors import ExitCode, UsageError
@@ -106,6 +106,7 @@ def _facts(info: RunInfo) -> dict[str, str]:
         "left": format_duration(state.left_s) if info.status is Status.RUNNING and state.left_s else "",
         "held-out loss": f"{state.evals[-1].loss:.4f}, best {best.loss:.4f} at step {best.step}" if best else "",
         "checkpoint": f"step {checkpoint.step}, {ago(checkpoint.t)}" if checkpoint else "",
+        "memory": probe_line(state.probe) if state.probe else "",
         "outputs": ", ".join(f"{seen.path} ({format_bytes(seen.size_bytes)})" for seen in state.outputs.values()),
         "heard": ago(state.last_t),
     }

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from engine import launch, runs
-from engine.commands import planning
+from engine.commands import checking, planning
 from engine.commands.arguments import Commands, add_command, add_detach, add_run
 from engine.commands.follow import run_stages
 from engine.commands.output import Output
@@ -51,10 +51,10 @@ def train(arguments: argparse.Namespace, output: Output) -> int:
 def _plan(arguments: argparse.Namespace, output: Output) -> Plan:
     if arguments.plan is None:
         return planning.make(arguments, output)
-    if arguments.preset or arguments.data or arguments.set or arguments.format:
+    if arguments.preset or arguments.data or arguments.set or checking.reading(arguments):
         raise UsageError(
             "A saved plan says everything",
-            "--plan does not go with --preset, --data, --format or --set",
+            "--plan does not go with --preset, --data, --set, or how the data are read",
             ("Leave them out, or make another plan: finetui plan …",),
         )
     return planning.load(arguments.plan, arguments.name, output)

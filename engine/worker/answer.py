@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from engine.datasets.base import Row
 from engine.events import Score
-from engine.worker.tokenize import Chat, answer_ranges, prompt_ids
+from engine.tokens.mask import answer_ranges, prompt_ids
+from engine.tokens.tokenizer import Tokenizer
 
 LONGEST_ANSWER = 256
 """Tokens. A longer expected answer is not asked for: equality of whole pages says nothing, and takes minutes."""
@@ -43,39 +45,40 @@ class Answer:
     """True if it ended by itself, False if it was cut off."""
 
 
-def questions(tokenizer: Any, chats: Sequence[Chat], limit: int | None = None) -> list[Question]:
+def questions(tokenizer: Tokenizer, rows: Sequence[Row], limit: int | None = None) -> list[Question]:
     """The conversations that end with an answer which is short enough to be compared whole.
 
     None that has more than `limit` tokens with its answer. Raises `DataError` if the template refuses one.
     """
     found = []
-    for chat in chats:
+    for row in rows:
+        chat = row.messages
         if len(chat) < 2 or chat[-1]["role"] != "assistant":
             continue
-        text, ranges = answer_ranges(tokenizer, chat)
+        text, ranges = answer_ranges(tokenizer, chat, row.tools)
         begin, end = ranges[-1]
-        answer = tokenizer(text[begin:end], add_special_tokens=False)["input_ids"]
-        prompt = tuple(prompt_ids(tokenizer, chat[:-1]))
+        answer = tokenizer.ids(text[begin:end])
+        prompt = tuple(prompt_ids(tokenizer, chat[:-1], row.tools))
         if len(answer) <= LONGEST_ANSWER and (limit is None or len(prompt) + len(answer) <= limit):
             found.append(Question(chat[-2]["content"], prompt, said(tokenizer, answer), len(answer)))
     return found
 
 
-def said(tokenizer: Any, ids: Sequence[int]) -> str:
+def said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of an answer, told or expected, without the token that ends it and the white space around it."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    return tokenizer.decode(ids).strip()
 
 
-def stop_tokens(tokenizer: Any, model: Any, end_of_turn: int | None) -> list[int]:
+def stop_tokens(tokenizer: Tokenizer, model: Any, end_of_turn: int | None) -> list[int]:
     """The tokens that end an answer: what the model's generation config says, the tokenizer's, and the trained one."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*listed, tokenizer.eos_token_id, end_of_turn] if token is not None})
+    return sorted({token for token in [*listed, tokenizer.id_of("eos_token"), end_of_turn] if token is not None})
 
 
 def ask(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     asked: Sequence[Question],
     stops: Sequence[int],
     on_progress: Callable[[int], None] = lambda _done: None,
@@ -102,12 +105,12 @@ def _batches(asked: Sequence[Question]) -> Iterator[list[int]]:
         yield batch
 
 
-def _generate(model: Any, tokenizer: Any, asked: Sequence[Question], stops: Sequence[int]) -> list[Answer]:
+def _generate(model: Any, tokenizer: Tokenizer, asked: Sequence[Question], stops: Sequence[int]) -> list[Answer]:
     import torch
     from transformers import GenerationConfig
 
     width = max(len(question.input_ids) for question in asked)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    pad = tokenizer.pad_id if tokenizer.pad_id is not None else stops[0]
     ids = torch.full((len(asked), width), pad)  # (B, T), padded on the left
     mask = torch.zeros_like(ids)
     for row, question in enumerate(asked):
@@ -127,7 +130,7 @@ def _generate(model: Any, tokenizer: Any, asked: Sequence[Question], stops: Sequ
     return [_answer(tokenizer, row, stops) for row in out[:, width:].tolist()]
 
 
-def _answer(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> Answer:
+def _answer(tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[int]) -> Answer:
     end = next((at for at, token in enumerate(ids) if token in stops), None)
     return Answer(said(tokenizer, ids[:end]), end is not None)
 

@@ -71,7 +71,10 @@ def _say_what_is_compared(context: Context, subject: Subject) -> None:
             f"Only {subject.count} positions can be compared",
             "Fewer than 256 make the certificate weak: hold back more rows (data.eval_fraction).",
         )
-    if not subject.questions:
+    if subject.raw:
+        detail = "Its beginnings are compared token by token, its loss and distributions as with answers."
+        context.finding("ok", "Whether it stops is not tried: raw text asks nothing", detail)
+    elif not subject.questions:
         detail = f"Each of the held-out rows looked at is too long for {LONGEST:,} tokens with an answer."
         context.finding("warning", "Whether it stops was not tried", detail)
 
@@ -81,7 +84,7 @@ def _examine(context: Context, form: Quant, file: Path, subject: Subject, refere
 
     def on_step(done: int, total: int) -> None:
         context.check_stop()
-        context.progress(done, total, "chats", form)
+        context.progress(done, total, subject.unit, form)
 
     with LlamaModel(file, LONGEST, logits_all=True) as model:
         if model.note:

@@ -1,7 +1,8 @@
 """`python -P -m engine.worker.chat MODEL [CONTEXT]`: the child of `engine.chat`, one loaded GGUF file.
 
 The prompt is what training saw: the file's own chat template, rendered in a sandbox, then tokenized once with its
-special tokens and without a second beginning-of-text.
+special tokens and without a second beginning-of-text. A file without a template, of a model that was trained on raw
+text, continues what it is given.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import FinetuiError, RunError
+from engine.datasets.base import Message
+from engine.errors import DataError, FinetuiError, RunError
+from engine.tokens.template import Template
 from engine.worker.llama import LlamaModel, context_full
-from engine.worker.template import Renderer
+from engine.worker.template import template_of
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Message]
 
 
 class Server:
@@ -85,7 +88,7 @@ def fitting_prompt(model: LlamaModel, messages: Messages, max_tokens: int) -> tu
 
     A system message at the start stays. Raises `RunError` if even the last question alone does not fit.
     """
-    renderer = _renderer(model)
+    template = template_of(model)
     room = model.context_length - min(max_tokens, model.context_length // 4)
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system) :])
@@ -93,21 +96,23 @@ def fitting_prompt(model: LlamaModel, messages: Messages, max_tokens: int) -> tu
         kept = turns[dropped:]
         if dropped and kept[0]["role"] != "user":
             continue  # templates want the user to begin
-        ids = model.tokenize(unicodedata.normalize("NFC", renderer.render([*system, *kept])))
+        ids = _ids(model, template, [*system, *kept])
         if len(ids) <= room:
             return ids, dropped
     raise context_full(len(ids), model.context_length)
 
 
-def _renderer(model: LlamaModel) -> Renderer:
-    template = model.metadata("tokenizer.chat_template")
-    if template is None:
-        raise RunError(
-            "This file has no chat template",
-            model.path.name,
-            ("It is not a chat model, or another program made the file without its template.",),
-        )
-    return Renderer(template, model.token_text(model.bos), model.token_text(model.eos))
+def _ids(model: LlamaModel, template: Template | None, messages: Messages) -> list[int]:
+    """The conversation as training writes it. A model without a chat template continues the text as it stands."""
+    text = _render(template, messages) if template else "".join(message["content"] for message in messages)
+    return model.tokenize(unicodedata.normalize("NFC", text), add_bos=template is None)
+
+
+def _render(template: Template, messages: Messages) -> str:
+    try:
+        return template.render(messages, prompt=True)
+    except DataError as error:  # nobody's data are at fault here
+        raise RunError("The chat template refuses these messages", error.detail, error.hints) from error
 
 
 def described(error: FinetuiError) -> dict[str, object]:

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import Quant
+from engine.datasets.base import Row
 from engine.events import Check
-from engine.text import clean_line
+from engine.tokens.mask import IGNORED
+from engine.tokens.template import Template
 from engine.worker.distribution import log_softmax, mean_kl
 from engine.worker.llama import LlamaModel
-from engine.worker.reference import Reference, Subject, before_answer
-from engine.worker.template import Renderer
-from engine.worker.tokenize import IGNORED
+from engine.worker.reference import PREFIX, Reference, Subject, before_answer
+from engine.worker.template import template_of
 
 SAME_TOKENS = "prompts give the same token ids"
 KNOWN_END = "the end of a turn is known"
@@ -72,7 +73,7 @@ def examine(
     checks = [
         _same_tokens(form, model, subject),
         _known_end(form, model, subject),
-        _stops(form, stopped, subject, reference),
+        *([] if subject.raw else [_stops(form, stopped, subject, reference)]),
         _yours(form, mean_kl(reference.base, said), subject, reference),
         _same_distribution(form, kl, subject),
         _same_loss(form, -float(np.concatenate(likelihoods).mean(dtype=np.float64)), subject, reference),
@@ -88,17 +89,17 @@ def _of_labels(every: NDArray[np.float32], labels: list[int]) -> NDArray[np.floa
 
 
 def _same_tokens(form: Quant, model: LlamaModel, subject: Subject) -> Check:
-    template = model.metadata("tokenizer.chat_template") or ""
-    renderer = Renderer(template, model.token_text(model.bos), model.token_text(model.eos))
+    trained = subject.tokenizer.template
+    template = template_of(model, trained.now if trained else None) or Template("")
     differ = sum(
-        model.tokenize(renderer.render(before_answer(chat))) != ids
-        for chat, ids in zip(subject.chats, subject.prompts, strict=True)
+        model.tokenize(_prompt(template, row)) != ids
+        for row, ids in zip(subject.held_out, subject.prompts, strict=True)
     )
     tokens = sum(map(len, subject.prompts))
     return Check(
         form=form,
         title=SAME_TOKENS,
-        compared=f"{len(subject.chats)} chats, {tokens:,} tokens",
+        compared=f"{len(subject.held_out)} {subject.unit}, {tokens:,} tokens",
         figure=f"differ {differ}",
         limit="0",
         passed=differ == 0,
@@ -109,17 +110,24 @@ def _same_tokens(form: Quant, model: LlamaModel, subject: Subject) -> Check:
     )
 
 
+def _prompt(template: Template, row: Row) -> str:
+    if row.messages:
+        return template.render(before_answer(row.messages), row.tools, prompt=True)
+    return row.text[:PREFIX]
+
+
 def _known_end(form: Quant, model: LlamaModel, subject: Subject) -> Check:
     tokenizer, turn = subject.tokenizer, subject.end_of_turn
-    end = tokenizer.eos_token_id if turn is None else turn
+    bos, eos = tokenizer.id_of("bos_token"), tokenizer.id_of("eos_token")
+    end = eos if turn is None else turn
     wrong = []
     if end is None or not model.is_eog(end):
         wrong.append("does not end an answer")
-    if tokenizer.bos_token_id is not None and model.bos != tokenizer.bos_token_id:
-        wrong.append(f"BOS is {model.bos}, not {tokenizer.bos_token_id}")
-    if tokenizer.eos_token_id is not None and not model.is_eog(tokenizer.eos_token_id):
-        wrong.append(f"EOS {tokenizer.eos_token_id} does not end an answer")
-    name = clean_line(tokenizer.convert_ids_to_tokens(end)) if end is not None else "none"
+    if bos is not None and model.bos != bos:
+        wrong.append(f"BOS is {model.bos}, not {bos}")
+    if eos is not None and not model.is_eog(eos):
+        wrong.append(f"EOS {eos} does not end an answer")
+    name = tokenizer.name(end) if end is not None else "none"
     return Check(
         form=form,
         title=KNOWN_END,
@@ -194,7 +202,7 @@ def _same_loss(form: Quant, loss: float, subject: Subject, reference: Reference)
     return Check(
         form=form,
         title=SAME_LOSS,
-        compared=f"{tokens:,} tokens of answers",
+        compared=f"{tokens:,} tokens of {'text' if subject.raw else 'answers'}",
         figure=f"{loss:.3f}",
         limit=f"{allowed:.3f} (as trained: {reference.loss:.3f})",
         passed=passed,

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import Frozen
 from engine.datasets.base import Row
 from engine.datasets.rows import read_rows
+from engine.datasets.split import read_gold
 from engine.errors import DataError, MissingError
 from engine.events import Score
+from engine.state import GOLD
 from engine.text import clean, clean_line
-from engine.worker import checkpoint, heldout, model
+from engine.tokens.tokenizer import Tokenizer
+from engine.worker import checkpoint, examples, heldout, model
 from engine.worker.answer import LONGEST_ANSWER, SLACK, Answer, Question, ask, said, score, stop_tokens
 from engine.worker.context import Context
 from engine.worker.gpu_watch import watching
-from engine.worker.tokenize import Encoded, Tally, encode_rows
+from engine.worker.packing import Example
+
+if TYPE_CHECKING:
+    from engine.worker.llama import LlamaModel
 
 SHOWN = 8
 """Answers of each form that are kept for reading."""
@@ -53,39 +59,60 @@ class Evaluation(Frozen):
     data: str
     data_sha256: str
     rows: int
-    """Rows in the file; not all are asked, see `heldout.askable`."""
+    """Rows in the file; not all are asked, see `heldout.askable`, and of raw text none."""
     forms: tuple[Form, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exam:
-    """What each form is asked."""
+    """Rows that each form is asked, and what came of it."""
 
-    tokenizer: Any
+    file: Path
+    rows: int
     asked: list[Question]
-    encoded: list[Encoded]
+    examples: list[Example]
     end_of_turn: int | None
     data: str
-    """The name of the file, if it does not hold the run's own rows."""
+    """What scores are told under, if these are not the run's own rows."""
+    target: Path
+    forms: list[Form] = field(default_factory=list)
 
 
 def run(context: Context) -> None:
-    """Write `evaluation.json`. Raises `MissingError` without an adapter, `DataError` for rows that cannot be used."""
+    """Write `evaluation.json`, and `evaluation.gold.json` if the run has gold rows.
+
+    Raises `MissingError` without an adapter, `DataError` for rows that cannot be used.
+    """
     if not context.run.adapter.is_dir():
         hints = (f"finetui resume {context.run.name}",)
         raise MissingError("There is no adapter to evaluate", f"{context.run.adapter} does not exist", hints)
-    path = Path(context.options.data) if context.options.data else context.run.heldout
-    rows = _rows(path)
-    exam = _exam(context, rows, path)
+    tokenizer = model.load_tokenizer(context, context.run.adapter)
+    exams = list(_exams(context, tokenizer))
     with watching(context):
-        forms = list(_hugging_face_forms(context, exam))
+        _ask_hugging_face(context, tokenizer, exams)
         model.release()
-        forms += _gguf_forms(context, exam)
-    result = Evaluation(data=clean(str(path)), data_sha256=checkpoint.sha256(path), rows=len(rows), forms=tuple(forms))
-    # Other rows than the run's own are another question: their scores stand beside, never in place of the run's.
-    target = context.run.evaluation_of(path.stem) if context.options.data else context.run.evaluation
-    with context.writing(target) as partial:
-        partial.write_text(json.dumps(result.model_dump(), indent=2, ensure_ascii=True) + "\n", "utf-8")
+        _ask_ggufs(context, tokenizer, [exam for exam in exams if exam.asked])
+    for exam in exams:
+        _write(context, exam)
+
+
+def _exams(context: Context, tokenizer: Tokenizer) -> Iterator[Exam]:
+    """The rows that were asked for; else the held-out ones and the gold ones.
+
+    Other rows than the run's own are another question: their scores stand beside, never in place of the run's.
+    """
+    run, data = context.run, context.plan.data
+    if context.options.data:
+        file = Path(context.options.data)
+        yield _exam(context, tokenizer, file, _rows(file), clean_line(file.name), run.evaluation_of(file.stem))
+        return
+    if (run.heldout.is_file() and run.heldout.stat().st_size) or not data.gold_path:
+        yield _exam(context, tokenizer, run.heldout, _rows(run.heldout), "", run.evaluation)
+    if data.gold_path:
+        file = Path(data.gold_path)
+        rows = list(read_gold(data))
+        _look_at_gold(context, file)
+        yield _exam(context, tokenizer, file, rows, GOLD, run.evaluation_of(GOLD))
 
 
 def _rows(path: Path) -> list[Row]:
@@ -96,55 +123,69 @@ def _rows(path: Path) -> list[Row]:
     return rows
 
 
-def _exam(context: Context, rows: Sequence[Row], path: Path) -> Exam:
-    context.phase(f"tokenizing {len(rows):,} rows")
-    tokenizer = model.load_tokenizer(context.run.adapter)
-    tally = Tally()
-    batches = encode_rows(tokenizer, rows, context.plan.train.max_length, tally, path.name)
-    encoded = [row for batch in batches for row in batch]
-    foreign = clean_line(path.name) if context.options.data else ""
-    return Exam(tokenizer, heldout.askable(context, tokenizer, rows), encoded, tally.end_of_turn, foreign)
+def _look_at_gold(context: Context, file: Path) -> None:
+    if checkpoint.sha256(file) != context.plan.summary.gold_sha256:
+        detail = "What is new in it may have been learned from: only the rows of then are sure not to have been."
+        context.finding("warning", "The gold file has changed since the plan was made", detail)
 
 
-def _hugging_face_forms(context: Context, exam: Exam) -> Iterator[Form]:
+def _exam(context: Context, tokenizer: Tokenizer, file: Path, rows: Sequence[Row], data: str, target: Path) -> Exam:
+    found, tally = examples.encode_held_out(context, tokenizer, rows, str(file))
+    asked = heldout.askable(context, tokenizer, rows)
+    return Exam(file, len(rows), asked, found, tally.end_of_turn, data, target)
+
+
+def _ask_hugging_face(context: Context, tokenizer: Tokenizer, exams: Sequence[Exam]) -> None:
     device = model.claim_device(context.plan)
     base = model.load_base(context, model.locate(context), device)
-    stops = stop_tokens(exam.tokenizer, base, exam.end_of_turn)
     from peft import PeftModel
 
     tuned = PeftModel.from_pretrained(base, str(context.run.adapter))
-    with tuned.disable_adapter():
-        yield _hugging_face_form(context, exam, "base", tuned, stops)
-    yield _hugging_face_form(context, exam, "as trained", tuned, stops)
+    for exam in exams:
+        stops = stop_tokens(tokenizer, base, exam.end_of_turn)
+        with tuned.disable_adapter():
+            _ask_form(context, tokenizer, exam, "base", tuned, stops)
+        _ask_form(context, tokenizer, exam, "as trained", tuned, stops)
 
 
-def _hugging_face_form(context: Context, exam: Exam, name: str, subject: Any, stops: Sequence[int]) -> Form:
+def _ask_form(
+    context: Context, tokenizer: Tokenizer, exam: Exam, name: str, subject: Any, stops: Sequence[int]
+) -> None:
     told = _teller(context, exam, name)
-    loss = heldout.loss(subject, exam.encoded) if exam.encoded else None
-    return _form(context, exam, name, ask(subject, exam.tokenizer, exam.asked, stops, told), loss)
+    loss = heldout.loss(subject, exam.examples) if exam.examples else None
+    _record(context, exam, name, ask(subject, tokenizer, exam.asked, stops, told), loss)
 
 
-def _gguf_forms(context: Context, exam: Exam) -> Iterator[Form]:
+def _ask_ggufs(context: Context, tokenizer: Tokenizer, exams: Sequence[Exam]) -> None:
+    if not exams:
+        return
     for path in context.run.ggufs:
         name = path.name.removeprefix("model.").removesuffix(".gguf")
-        yield _form(context, exam, name, _ask_gguf(path, exam, _teller(context, exam, name)), None)
+        with _gguf(path, exams) as subject:
+            for exam in exams:
+                answers = _ask_gguf(subject, tokenizer, exam, _teller(context, exam, name))
+                _record(context, exam, name, answers, None)
 
 
-def _ask_gguf(path: Path, exam: Exam, told: Any) -> list[Answer]:
+def _gguf(path: Path, exams: Sequence[Exam]) -> LlamaModel:
     from engine.worker.llama import LlamaModel
 
-    longest = max((len(question.input_ids) for question in exam.asked), default=0)
+    longest = max(len(question.input_ids) for exam in exams for question in exam.asked)
+    return LlamaModel(path, context_length=longest + LONGEST_ANSWER + SLACK)
+
+
+def _ask_gguf(subject: LlamaModel, tokenizer: Tokenizer, exam: Exam, told: Callable[[int], None]) -> list[Answer]:
     answers = []
-    with LlamaModel(path, context_length=longest + LONGEST_ANSWER + SLACK) as subject:
-        for question in exam.asked:
-            told_ids = subject.generate(question.input_ids, question.expected_tokens + SLACK)
-            answers.append(Answer(said(exam.tokenizer, told_ids.ids), told_ids.stopped))
-            told(len(answers))
+    for question in exam.asked:
+        told_ids = subject.generate(question.input_ids, question.expected_tokens + SLACK)
+        answers.append(Answer(said(tokenizer, told_ids.ids), told_ids.stopped))
+        told(len(answers))
     return answers
 
 
-def _teller(context: Context, exam: Exam, name: str) -> Any:
-    context.phase(f"answering {len(exam.asked):,} rows ({name})")
+def _teller(context: Context, exam: Exam, name: str) -> Callable[[int], None]:
+    kind = f"{exam.data} rows" if exam.data else "rows"
+    context.phase(f"answering {len(exam.asked):,} {kind} ({name})" if exam.asked else f"measuring the loss ({name})")
 
     def told(done: int) -> None:
         context.check_stop()
@@ -153,9 +194,10 @@ def _teller(context: Context, exam: Exam, name: str) -> Any:
     return told
 
 
-def _form(context: Context, exam: Exam, name: str, answers: Sequence[Answer], loss: float | None) -> Form:
+def _record(context: Context, exam: Exam, name: str, answers: Sequence[Answer], loss: float | None) -> None:
     scored: Score = score(name, exam.asked, answers).model_copy(update={"data": exam.data})
-    context.emit(scored)
+    if exam.asked:
+        context.emit(scored)
     shown = [
         Told(
             prompt=clean(question.prompt),
@@ -165,6 +207,14 @@ def _form(context: Context, exam: Exam, name: str, answers: Sequence[Answer], lo
         )
         for question, answer in zip(exam.asked[:SHOWN], answers, strict=False)
     ]
-    return Form(
-        name=name, rows=scored.rows, exact=scored.exact, stopped=scored.stopped, loss=loss, answers=tuple(shown)
+    exam.forms.append(
+        Form(name=name, rows=scored.rows, exact=scored.exact, stopped=scored.stopped, loss=loss, answers=tuple(shown))
     )
+
+
+def _write(context: Context, exam: Exam) -> None:
+    result = Evaluation(
+        data=clean(str(exam.file)), data_sha256=checkpoint.sha256(exam.file), rows=exam.rows, forms=tuple(exam.forms)
+    )
+    with context.writing(exam.target) as partial:
+        partial.write_text(json.dumps(result.model_dump(), indent=2, ensure_ascii=True) + "\n", "utf-8")

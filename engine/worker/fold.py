@@ -21,7 +21,8 @@ from torch import Tensor
 
 from engine.errors import MissingError, RunError
 from engine.text import clean_line
-from engine.worker.model_files import weight_files
+from engine.worker.model_files import read_json, weight_files
+from engine.worker.text_part import is_beside, text_name
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """What a base may be stored in; anything else is quantized, and an adapter cannot be folded into it."""
@@ -62,13 +63,15 @@ class TensorSpec:
 
 
 class Weights:
-    """The safetensors of a model folder, read lazily."""
+    """The safetensors of a model folder, read lazily: those of its text part, by their names in a text model."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `MissingError` if the folder holds no safetensors, `RunError` if they cannot be read."""
         self.folder = folder
         self._handles: dict[Path, Any] = {}
-        self._files: dict[str, Path] = {}
+        self._places: dict[str, tuple[Path, str]] = {}
+        """Each tensor's file, and its name there."""
+        self._rename = text_name if is_beside(read_json(folder / "config.json")) else str
         files = weight_files(folder)
         if not files:
             raise MissingError(
@@ -85,8 +88,11 @@ class Weights:
             hint = "The file is damaged or not downloaded whole: remove it and fetch it again."
             raise RunError("The weights cannot be read", f"{file}: {clean_line(str(error))}", (hint,)) from error
         self._handles[file] = handle
-        for name in sorted(handle.keys(), key=_natural):
-            part = handle.get_slice(name)
+        for stored in sorted(handle.keys(), key=_natural):
+            name = self._rename(stored)
+            if name is None:
+                continue
+            part = handle.get_slice(stored)
             dtype = DTYPES.get(part.get_dtype())
             if dtype is None:
                 raise RunError(
@@ -94,12 +100,13 @@ class Weights:
                     f"{file.name}: {name} is {part.get_dtype()}",
                     ("Choose the original model, not a quantized copy: an adapter is folded into full weights.",),
                 )
-            self._files[name] = file
+            self._places[name] = file, stored
             yield TensorSpec(name, tuple(part.get_shape()), dtype)
 
     def read(self, name: str) -> Tensor:
         """One tensor as stored."""
-        tensor: Tensor = self._handles[self._files[name]].get_tensor(name)
+        file, stored = self._places[name]
+        tensor: Tensor = self._handles[file].get_tensor(stored)
         return tensor
 
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.base import Message, Row
+from engine.datasets.base import Row
 from engine.paths import partial
+from engine.state import NOTHING_ASKED
+from engine.tokens.mask import IGNORED
+from engine.tokens.tokenizer import Tokenizer
 from engine.worker.answer import LONGEST_ANSWER, Question, inference, questions
 from engine.worker.context import Context, sync
-from engine.worker.tokenize import IGNORED, Encoded
+from engine.worker.packing import Example
 
 BATCH_ROWS = 16
 BATCH_TOKENS = 2048
@@ -22,31 +25,45 @@ CHUNK = 256
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as `{"messages": […]}`, one a line, whole or not at all."""
+    """Write the rows as `{"messages": […]}` or `{"text": …}`, one a line, whole or not at all."""
     temporary = partial(path)
     with temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps({"messages": row.messages}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
     sync(temporary)
     temporary.rename(path)
 
 
-def chats(rows: Sequence[Row]) -> list[list[Message]]:
-    """The rows' conversations."""
-    return [row.messages for row in rows]
+def _plain(row: Row) -> dict[str, Any]:
+    if not row.messages:
+        return {"text": row.text}
+    return {"messages": row.messages} | ({} if row.tools is None else {"tools": row.tools})
 
 
-def askable(context: Context, tokenizer: Any, rows: Sequence[Row]) -> list[Question]:
-    """The rows as questions; how many are left out is told. Raises `DataError` if the template refuses a row."""
+def read_rows(path: Path, most: int) -> list[Row]:
+    """The first rows that `write_rows` wrote."""
+    with path.open(encoding="utf-8") as file:
+        found = [(number, json.loads(line)) for number, line in zip(range(1, most + 1), file, strict=False)]
+    return [Row(number, row.get("messages", []), row.get("text", ""), row.get("tools")) for number, row in found]
+
+
+def askable(context: Context, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Question]:
+    """The rows as questions; how many are left out is told. Raises `DataError` if the template refuses a row.
+
+    Raw text asks nothing: its held-out loss tells what was learned.
+    """
     limit = context.plan.train.max_length
-    asked = questions(tokenizer, chats(rows), limit)
-    if len(asked) < len(rows):
+    chats = [row for row in rows if row.messages]
+    if rows and not chats:
+        context.finding("ok", NOTHING_ASKED, "Its held-out loss tells what is learned.")
+    asked = questions(tokenizer, chats, limit)
+    if len(asked) < len(chats):
         detail = f"Asked is what ends with an answer of at most {LONGEST_ANSWER} tokens, and has {limit:,} with it."
-        context.finding("warning", f"{len(rows) - len(asked):,} of {len(rows):,} held-out rows are not asked", detail)
+        context.finding("warning", f"{len(chats) - len(asked):,} of {len(chats):,} held-out rows are not asked", detail)
     return asked
 
 
-def loss(model: Any, encoded: Sequence[Encoded]) -> float:
+def loss(model: Any, encoded: Sequence[Example]) -> float:
     """Mean negative log-likelihood of the trained tokens, in nats per token; each token counts alike."""
     total, count = 0.0, 0
     with inference(model):
@@ -57,8 +74,8 @@ def loss(model: Any, encoded: Sequence[Encoded]) -> float:
     return total / count
 
 
-def _batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    batch: list[Encoded] = []
+def _batches(encoded: Sequence[Example]) -> Iterator[list[Example]]:
+    batch: list[Example] = []
     for row in sorted(encoded, key=lambda row: len(row.input_ids)):
         if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * len(row.input_ids) > BATCH_TOKENS):
             yield batch
@@ -68,7 +85,7 @@ def _batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
         yield batch
 
 
-def _batch_loss(model: Any, batch: Sequence[Encoded]) -> tuple[float, int]:
+def _batch_loss(model: Any, batch: Sequence[Example]) -> tuple[float, int]:
     import torch
     from torch.nn.functional import cross_entropy
 

@@ -11,11 +11,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from engine.tokens.template import read_template
 from engine.worker.context import Context
 from engine.worker.fold import DTYPES, Folded, TensorSpec, Weights, load_adapter
 from engine.worker.model import CARRIED, locate
 from engine.worker.model_files import read_json
-from engine.worker.template import chat_template, end_of_turn
+from engine.worker.template import end_of_turn
+from engine.worker.text_part import text_config
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, the size that hubs and transformers split at."""
@@ -105,7 +107,7 @@ def _raw(tensor: Tensor) -> memoryview:
 
 
 def _write_config(base: Path, folder: Path) -> None:
-    config = read_json(base / "config.json")
+    config = text_config(read_json(base / "config.json"))
     dtype = config.get("dtype") or config.get("torch_dtype")
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = "bfloat16" if dtype in (None, "float32") else dtype
@@ -128,7 +130,7 @@ def _copy_tokenizer(context: Context, base: Path, folder: Path) -> None:
     """From the base: what transformers saves again lacks `tokenizer.model` and renames the tokenizer's class."""
     for file in {file for pattern in CARRIED for file in base.glob(pattern) if file.is_file()}:
         shutil.copyfile(file, folder / file.name)
-    if chat_template(base) is None and (trained := chat_template(context.run.adapter)) is not None:
+    if read_template(base) is None and (trained := read_template(context.run.adapter)) is not None:
         (folder / "chat_template.jinja").write_text(trained, "utf-8")
 
 

@@ -5,28 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import FinetuiError, MissingError
 from engine.plan import Plan
 from engine.text import clean_line
-from engine.worker import lineage
+from engine.tokens.tokenizer import Tokenizer
+from engine.worker import download, lineage, text_part
 from engine.worker.context import Context
 
 Device = Literal["cuda", "cpu"]
 
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*"]
-"""Files worth downloading: no pickles, no code, no second format of the same weights."""
-UNWANTED = ["original/*", "consolidated*", "onnx/*", "*.bin", "*.pth"]
-
 CARRIED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 """The tokenizer's files, carried from the base into every folder made from it."""
-
-PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>")
-"""Tokens that models carry for padding, or never use at the end of a turn."""
 
 
 def claim_device(plan: Plan) -> Device:
@@ -85,95 +78,21 @@ def find_base(context: Context, trained: lineage.Base | None = None) -> Path:
     """The folder of the base's weights: the preset's own, the hub cache's, or downloaded into that cache.
 
     `trained`: it must be that one, the recorded commit on the hub, and not what the preset's revision means by now.
-    Raises `MissingError` saying what to do: offline, gated, unknown model or revision, half a folder; `RunError` if
-    it has changed since the training.
+    Raises what `download.find` raises, `MissingError` for half a folder, `RunError` if the base has changed since the
+    training.
     """
     preset = context.plan.preset
     folder = Path(preset.model).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or preset.model.startswith("."):
             raise MissingError("The model's folder is not there", str(folder), ("Check `model` in the preset.",))
-        folder = _from_hub(context, (trained and trained.commit) or preset.revision)
+        revision = (trained and trained.commit) or preset.revision
+        # Of a model that an adapter was trained on, only its identity counts.
+        folder = download.find(context, preset.model, revision, preset, compare=trained is None)
     _require_whole(folder)
     if trained is not None:
         lineage.require_same(folder, trained)
     return folder
-
-
-def _from_hub(context: Context, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repo = context.plan.preset.model
-    arguments: dict[str, Any] = {
-        "repo_id": repo,
-        "revision": revision,
-        "allow_patterns": WANTED,
-        "ignore_patterns": UNWANTED,
-    }
-    try:
-        folder = Path(snapshot_download(**arguments, local_files_only=True))
-        _require_whole(folder)
-        return folder
-    except (LocalEntryNotFoundError, MissingError):
-        context.phase(f"downloading {repo}")
-    with _hub_errors(repo, revision):
-        return Path(snapshot_download(**arguments, tqdm_class=_progress_bar(context)))
-
-
-def _progress_bar(context: Context) -> type:
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Bar(tqdm):
-        """Tells the run's events instead of drawing; a stop request ends the download (it continues later)."""
-
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            self._in_bytes = settings.get("name") == "huggingface_hub.snapshot_download"
-            self._done = 0.0
-            super().__init__(*arguments, **{**settings, "disable": True})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            context.check_stop()
-            self._done += n or 0
-            if self._in_bytes:
-                total = max(float(self.total or 0), self._done)
-                context.progress(self._done, total, "bytes", "download")
-            return None
-
-    return Bar
-
-
-@contextmanager
-def _hub_errors(repo: str, revision: str) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    http_error: type[BaseException] = errors.HfHubHTTPError.__mro__[
-        1
-    ]  # of whichever HTTP client the hub's library uses
-    page = f"https://huggingface.co/{repo}"
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        hints: tuple[str, ...] = (
-            f"Accept the licence at {page}",
-            "then `hf auth login`, or set HF_TOKEN, and start again.",
-        )
-        raise MissingError(f"{repo} is gated", clean_line(str(error)), hints) from error
-    except errors.RepositoryNotFoundError as error:
-        hints = ("Check the name in the preset.", "If it is private: `hf auth login`, or set HF_TOKEN.")
-        raise MissingError(f"The hub has no {repo}", clean_line(str(error)), hints) from error
-    except errors.RevisionNotFoundError as error:
-        raise MissingError(f"{repo} has no revision {revision}", page, ("Check `revision` in the preset.",)) from error
-    except errors.HfHubHTTPError as error:
-        hints = ("401 or 403: `hf auth login`, or set HF_TOKEN.", "429 or 5xx: wait and start again.")
-        raise MissingError(f"{repo} could not be downloaded", clean_line(str(error)), hints) from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, http_error) as error:
-        hints = (
-            "Connect to the network (and unset HF_HUB_OFFLINE), then start again; a download continues.",
-            f"Or fetch it elsewhere with `hf download {repo}` and name the folder as `model` in a preset.",
-            "Or use a model that is here: `finetui presets`.",
-        )
-        raise MissingError(f"{repo} is not on this machine", clean_line(str(error)), hints) from error
 
 
 def _require_whole(folder: Path) -> None:
@@ -191,35 +110,37 @@ def _require_whole(folder: Path) -> None:
         )
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, with a padding token that is not the end of a turn where the model has one.
+def load_tokenizer(context: Context, folder: Path) -> Tokenizer:
+    """The tokenizer of a model's or adapter's folder; its chat template is told the day of the plan.
 
-    It is tokenizer.json as it stands, which is also what the export goes by. AutoTokenizer would take a class by the
-    names in the configs, so another one for an adapter's folder than for its base; and some of these classes rebuild
-    the tokenizer without parts of its file: SmolLM2's splitting of digits, an older Mistral's spaces.
     Raises `MissingError` if there is no tokenizer.json or it cannot be loaded.
+    """
+    return Tokenizer.load(folder, datetime.fromtimestamp(context.plan.created_t))
+
+
+def processing_class(folder: Path, tokenizer: Tokenizer) -> Any:
+    """The same as transformers' object, which trl wants to have for padding; nothing is tokenized with it.
+
+    AutoTokenizer would take a class by the names in the configs, so another one for an adapter's folder than for its
+    base; and some of these classes rebuild the tokenizer without parts of its file.
+    Raises `MissingError` if it cannot be loaded.
     """
     from transformers import PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer.json").is_file():
-        hint = "Choose a model, or a copy of it, that ships tokenizer.json: tokenizer.model alone is not enough."
-        raise MissingError("The model has no tokenizer.json", clean_line(str(folder)), (hint,))
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        loaded = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise MissingError("The tokenizer cannot be loaded", clean_line(f"{folder}: {error}", 400)) from error
-    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        vocabulary = tokenizer.get_vocab()
-        spare = (name for name in PADS if name in vocabulary and name != tokenizer.eos_token)
-        tokenizer.pad_token = next(spare, tokenizer.eos_token)
-    return tokenizer
+    loaded.pad_token = tokenizer.pad_token
+    return loaded
 
 
 def load_base(context: Context, folder: Path, device: Device) -> Any:
-    """The base model, frozen: in NF4 with double quantization, or in 16 bits, as the plan says.
+    """The base model, frozen: in NF4 with double quantization, or in 16 bits, as the plan says; its text part only.
 
     Computes in bfloat16 on a GPU and in float32 on the CPU, where bfloat16 is no faster and less exact.
-    Raises `MissingError` if transformers does not know the architecture, `FinetuiError` if nothing was quantized.
+    Raises `MissingError` if transformers does not know the architecture or weights are missing, `FinetuiError` if
+    nothing was quantized.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -234,8 +155,10 @@ def load_base(context: Context, folder: Path, device: Device) -> Any:
     )
     context.phase(f"loading the model {'to NF4 ' if nf4 else ''}on {describe(device)}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
+            **text_part.loading(folder),
+            output_loading_info=True,
             dtype=dtype,
             device_map={"": 0 if device == "cuda" else "cpu"},
             quantization_config=config if nf4 else None,
@@ -244,6 +167,9 @@ def load_base(context: Context, folder: Path, device: Device) -> Any:
         )
     except (OSError, ValueError) as error:
         raise MissingError("The model cannot be loaded", clean_line(f"{folder}: {error}", 600)) from error
+    if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers
+        detail = f"{folder} has no {clean_line(', '.join(missing[:5]))}"
+        raise MissingError("The model's weights are not those that its config.json describes", detail)
     if nf4:
         _require_nf4(context, model)
     return model

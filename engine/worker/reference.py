@@ -5,7 +5,6 @@ Nothing of the export (the fold, the converter, llama.cpp) is used here, so that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,42 +13,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.datasets.base import Message
+from engine.datasets.base import Message, Row
 from engine.errors import MissingError
+from engine.tokens.mask import Encoded, encode, prompt_ids
+from engine.tokens.tokenizer import Tokenizer
 from engine.worker.answer import SLACK, Question, ask, inference, questions, stop_tokens
 from engine.worker.context import Context
 from engine.worker.distribution import log_softmax, mean_kl
-from engine.worker.heldout import loss
+from engine.worker.heldout import loss, read_rows
 from engine.worker.model import Device, load_tokenizer, release
-from engine.worker.template import end_of_turn
-from engine.worker.tokenize import Encoded, encode, prompt_ids
 from engine.worker.unmerged import load
 
 CHATS = 48
-"""Held-out conversations that are compared."""
+"""Held-out conversations or texts that are compared."""
 POSITIONS = 512
 """Positions whose whole distributions are kept: 0.3 GB for a vocabulary of 150,000."""
 LONGEST = 1024
-"""Tokens of one conversation that are looked at."""
+"""Tokens of one row that are looked at."""
+PREFIX = 8192
+"""Characters of a raw text whose tokens are compared."""
 ANSWERS = 12
 """Greedy answers that must end by themselves."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: held-out conversations, as the training's own tokenizer writes them."""
+    """What is compared: held-out rows, as the training's own tokenizer writes them."""
 
-    tokenizer: Any
-    chats: list[list[Message]]
+    tokenizer: Tokenizer
+    held_out: list[Row]
     prompts: list[list[int]]
-    """Token ids up to each conversation's last answer."""
+    """Token ids up to each conversation's last answer; of a raw text's beginning."""
     rows: list[Encoded]
-    """Whole conversations with labels, cut to `LONGEST` tokens."""
+    """Whole rows with labels, cut to `LONGEST` tokens."""
     positions: list[NDArray[np.intp]]
     """Evenly spread positions in each row."""
     questions: list[Question]
     """To be answered; `expected_tokens` is the same for all, so that each may take `budget` tokens on both sides."""
     end_of_turn: int | None
+
+    @property
+    def raw(self) -> bool:
+        """True for raw text, which asks nothing: whether an answer ends cannot be tried."""
+        return not any(row.messages for row in self.held_out)
+
+    @property
+    def unit(self) -> str:
+        """What the held-out rows are called."""
+        return "texts" if self.raw else "chats"
 
     @property
     def count(self) -> int:
@@ -81,33 +92,38 @@ class Reference:
 
 
 def read_subject(context: Context, base: Path) -> Subject:
-    """The conversations to compare on. Raises `MissingError` if there are no held-out rows."""
-    chats = _read_chats(context.run.heldout)
+    """The rows to compare on. Raises `MissingError` if there are no held-out rows."""
+    held_out = _read(context.run.heldout)
     folder = context.run.adapter if (context.run.adapter / "tokenizer.json").is_file() else base
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(context, folder)
     limit = min(LONGEST, context.plan.preset.context_length)
-    rows = [_cut(row, limit) for row in encode(tokenizer, chats)]
+    rows = [_cut(row, limit) for row in encode(tokenizer, held_out)]
     share = max(POSITIONS // len(rows), 8)
     return Subject(
         tokenizer=tokenizer,
-        chats=chats,
-        prompts=[prompt_ids(tokenizer, before_answer(chat)) for chat in chats],
+        held_out=held_out,
+        prompts=[_prompt(tokenizer, row) for row in held_out],
         rows=rows,
         positions=[_spread(len(row.input_ids), share) for row in rows],
-        questions=_askable(questions(tokenizer, chats), limit),
-        end_of_turn=end_of_turn(folder),
+        questions=_askable(questions(tokenizer, held_out), limit),
+        end_of_turn=tokenizer.end_of_turn,
     )
 
 
-def _read_chats(path: Path) -> list[list[Message]]:
+def _prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
+    if row.messages:
+        return prompt_ids(tokenizer, before_answer(row.messages), row.tools)
+    return tokenizer.ids(row.text[:PREFIX])
+
+
+def _read(path: Path) -> list[Row]:
     if not path.is_file():
         raise MissingError("There are no held-out rows", f"{path.name} is missing", ("Train first: finetui train",))
-    with path.open(encoding="utf-8") as file:
-        chats = [json.loads(line)["messages"] for _, line in zip(range(CHATS), file, strict=False)]
-    if not chats:
+    rows = read_rows(path, CHATS)
+    if not rows:
         hint = "Train with data.eval_fraction above 0, or name a file as data.eval_path."
         raise MissingError("There are no held-out rows to certify on", f"{path.name} is empty", (hint,))
-    return chats
+    return rows
 
 
 def before_answer(chat: Sequence[Message]) -> list[Message]:
@@ -149,7 +165,7 @@ def measure(context: Context, base: Path, subject: Subject, device: Device) -> R
             tuned.append(_log_probabilities(model, row.input_ids, places))
             with model.disable_adapter():
                 plain.append(_log_probabilities(model, row.input_ids, places))
-            context.progress(number, len(subject.rows), "chats", "as trained")
+            context.progress(number, len(subject.rows), subject.unit, "as trained")
         stops = stop_tokens(subject.tokenizer, model, subject.end_of_turn)
         answers = ask(model, subject.tokenizer, subject.questions, stops) if subject.questions else []
         stopped = sum(answer.stopped for answer in answers)

@@ -1,19 +1,16 @@
-"""Chat templates: where a model folder keeps its own, how it is rendered, and which token ends an answer."""
+"""Chat templates on their way out: in a GGUF file, and the token that ends an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from tokenizers import Tokenizer
+from engine.tokens.template import Template, read_template
+from engine.tokens.tokenizer import Tokenizer
 
-from engine.errors import RunError
-from engine.text import clean_line
-from engine.worker.model_files import read_json
+if TYPE_CHECKING:
+    from engine.worker.llama import LlamaModel
 
 SHIELD = "{#" + "─" * 128 + " finetui: this template is the one that the model was trained with #}\n"
 """A comment that renders to nothing, in front of a template that goes into a GGUF file.
@@ -23,69 +20,20 @@ it may render something else. No shipped template has this character, so with 12
 The newline after the comment is dropped by `trim_blocks`, with which every engine here renders templates.
 """
 
-_MARK = "finetui-marks-the-answer"
 
-
-def chat_template(folder: Path) -> str | None:
-    """The default chat template of a model or adapter folder, or None."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text("utf-8")
-    template = read_json(folder / "chat_template.json").get("chat_template")
-    template = template or read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        return next((entry["template"] for entry in template if entry.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
-def special_token(folder: Path, kind: str) -> str:
-    """The text of `bos_token`, `eos_token` … of a tokenizer folder; empty if it has none."""
-    value: Any = read_json(folder / "tokenizer_config.json").get(kind)
-    value = value or read_json(folder / "special_tokens_map.json").get(kind)
-    return value["content"] if isinstance(value, dict) else (value or "")
-
-
-@dataclass(frozen=True)
-class Renderer:
-    """Renders messages with a chat template in a sandbox, as transformers does."""
-
-    template: str
-    bos_token: str = ""
-    eos_token: str = ""
-
-    def render(self, messages: Sequence[Any], add_generation_prompt: bool = True) -> str:
-        """The prompt's text. Raises `RunError` with the template's own words if it refuses the messages."""
-        try:
-            formatter = Jinja2ChatFormatter(
-                self.template, self.eos_token, self.bos_token, add_generation_prompt=add_generation_prompt
-            )
-            return str(formatter(messages=list(messages)).prompt)
-        except (TemplateError, ValueError, TypeError) as error:
-            raise RunError(
-                "The chat template refuses these messages",
-                clean_line(str(error), 300),
-                ("Many templates want user and assistant in turn, and a system message only at the start.",),
-            ) from error
-
-
-def renderer(folder: Path) -> Renderer | None:
-    """The renderer of a model folder, or None if it has no chat template."""
-    template = chat_template(folder)
-    if template is None:
+def template_of(model: LlamaModel, now: datetime | None = None) -> Template | None:
+    """The chat template in a GGUF file, rendered as in training; None if it has none."""
+    source = model.metadata("tokenizer.chat_template")
+    if source is None:
         return None
-    return Renderer(template, special_token(folder, "bos_token"), special_token(folder, "eos_token"))
+    return Template(source, {"bos_token": model.token_text(model.bos), "eos_token": model.token_text(model.eos)}, now)
 
 
 def end_of_turn(folder: Path) -> int | None:
-    """The id of the token that ends an answer: the first special token behind it in a rendered chat.
+    """The id of the token that ends an answer; None if there is no chat template, or it writes none.
 
-    None if the folder has no chat template or no tokenizer.json, or if the template ends an answer without one.
+    None as well without a tokenizer.json.
     """
-    rendering = renderer(folder)
-    if rendering is None or not (folder / "tokenizer.json").is_file():
+    if read_template(folder) is None or not (folder / "tokenizer.json").is_file():
         return None
-    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-    _, _, tail = rendering.render(chat, add_generation_prompt=False).rpartition(_MARK)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    added = tokenizer.get_added_tokens_decoder()
-    return next((token for token in tokenizer.encode(tail, add_special_tokens=False).ids if token in added), None)
+    return Tokenizer.load(folder).end_of_turn

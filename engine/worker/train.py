@@ -9,18 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import TrainSpec
-from engine.datasets.base import Row
-from engine.datasets.split import split
-from engine.errors import DataError, MissingError, RunError
+from engine.config import Preset, TrainSpec
+from engine.errors import MissingError, RunError
+from engine.families import FAMILIES
+from engine.plan import Plan
 from engine.text import clean_line
+from engine.tokens.tokenizer import Tokenizer
+from engine.tokens.verdicts import troubles, will_it_stop
 from engine.units import format_bytes
-from engine.worker import checkpoint, heldout, lineage, model
+from engine.worker import checkpoint, examples, heldout, lineage, model, probe
 from engine.worker.answer import Question, ask, score, stop_tokens
 from engine.worker.context import Context, StopRequested
 from engine.worker.faults import is_gpu_full
 from engine.worker.gpu_watch import watching
-from engine.worker.tokenize import Encoded, Tally, encode_rows, require_trainable, will_it_stop
+from engine.worker.packing import Example
+from engine.worker.room import require_room
 
 if TYPE_CHECKING:
     from engine.worker.trainer import AdapterTrainer
@@ -36,12 +39,17 @@ class Prepared:
     folder: Path
     base_facts: lineage.Base
     device: model.Device
-    tokenizer: Any
+    tokenizer: Tokenizer
     base: Any
-    rows: list[Encoded]
-    held_out: list[Encoded]
+    rows: list[Example]
+    held_out: list[Example]
     asked: list[Question]
     stops: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row to learn from."""
+        return [len(row.input_ids) for row in self.rows]
 
 
 def run(context: Context) -> None:
@@ -50,39 +58,21 @@ def run(context: Context) -> None:
     Leaves `heldout.jsonl`, `checkpoints/` and `adapter/`. Raises `DataError` if the data are not those of the plan,
     `MissingError` for a model or GPU that is not there, `RunError` if training fails, `StopRequested` between steps.
     """
-    _require_planned_data(context)
+    examples.require_planned(context)
     found = _find_checkpoint(context) if context.options.resume else None
     device = model.claim_device(context.plan)
     with watching(context):
+        if found is not None:
+            probe.remember(context)
         prepared = _prepare(context, device, found)
-        trainer = _make_trainer(context, prepared, found)
+        trainer, trial = _probed(context, prepared, _make_trainer(context, prepared, found), found)
         if found is None:
             with trainer.model.disable_adapter():
                 _score(context, "base", trainer.model, prepared)
         _train(context, trainer, found)
+        probe.keep_speed(context, trial, prepared.lengths)
         _write_adapter(context, trainer.model, prepared)
         _score(context, "as trained", trainer.model, prepared)
-
-
-def _require_planned_data(context: Context) -> None:
-    context.phase("checking that the data are those of the plan")
-    plan = context.plan
-    _require_planned(Path(plan.data.path), plan.summary.sha256)
-    if plan.data.eval_path and plan.summary.eval_sha256:
-        _require_planned(Path(plan.data.eval_path), plan.summary.eval_sha256)
-
-
-def _require_planned(path: Path, planned: str) -> None:
-    try:
-        seen = checkpoint.sha256(path)
-    except OSError as error:
-        raise DataError("The data cannot be read", f"{path}: {error.strerror}", ("Put the file back.",)) from error
-    if seen != planned:
-        raise DataError(
-            "The data have changed since the plan was made",
-            f"{path}: SHA-256 {seen[:12]}…, planned {planned[:12]}…",
-            ("Put the planned file back to go on with this run.", "Or plan and start a new run on the new data."),
-        )
 
 
 def _find_checkpoint(context: Context) -> checkpoint.Found | None:
@@ -98,66 +88,32 @@ def _find_checkpoint(context: Context) -> checkpoint.Found | None:
 
 def _prepare(context: Context, device: model.Device, found: checkpoint.Found | None) -> Prepared:
     plan = context.plan
-    rows, kept = split(plan.data, plan.train.seed)
-    heldout.write_rows(context.run.heldout, kept)
+    rows = examples.read(context)
+    heldout.write_rows(context.run.heldout, rows.held_out)
     folder = model.find_base(context, found.manifest.base if found is not None else None)
     base_facts = lineage.base_of(folder)
     context.phase("loading the tokenizer")
-    tokenizer = model.load_tokenizer(folder)
-    encoded, tally = _tokenize(context, tokenizer, rows, plan.data.path)
-    require_trainable(tally, plan.train.max_length, plan.data.path)
-    held_out, _ = _tokenize(context, tokenizer, kept, plan.data.eval_path or plan.data.path)
+    tokenizer = model.load_tokenizer(context, folder)
+    learned, tally = examples.encode_learned(context, tokenizer, rows)
+    held_out, _ = examples.encode_held_out(context, tokenizer, rows.held_out, plan.data.eval_path or plan.data.path)
     context.check_stop()
+    require_room(context)
     base = model.load_base(context, folder, device)
-    configured = stop_tokens(tokenizer, base, None)
-    for level, title, detail in [*_cuts(tally, plan.train), *will_it_stop(tokenizer, configured, tally)]:
-        context.finding(level, title, detail)
-    asked = heldout.askable(context, tokenizer, kept)[: plan.train.score_rows] if plan.train.score_rows else []
+    told = examples.findings(context, rows, learned, tally)
+    for verdict in (*told, *troubles(tally), *will_it_stop(tokenizer, tally)):
+        context.finding(*verdict)
+    asked = heldout.askable(context, tokenizer, rows.held_out)[: plan.train.score_rows] if plan.train.score_rows else []
     stops = stop_tokens(tokenizer, base, tally.end_of_turn)
-    return Prepared(folder, base_facts, device, tokenizer, base, encoded, held_out, asked, stops)
-
-
-def _tokenize(context: Context, tokenizer: Any, rows: Sequence[Row], path: str) -> tuple[list[Encoded], Tally]:
-    context.phase(f"tokenizing {len(rows):,} rows")
-    tally = Tally()
-
-    def told(done: int) -> None:
-        context.check_stop()
-        context.progress(done, len(rows), "rows", "tokenize")
-
-    file = Path(path).name
-    batches = encode_rows(tokenizer, rows, context.plan.train.max_length, tally, file, told)
-    return [encoded for batch in batches for encoded in batch], tally
-
-
-def _cuts(tally: Tally, settings: TrainSpec) -> list[tuple[Any, str, str]]:
-    share = f"{tally.trained:,} of {tally.tokens:,} tokens are trained: the assistant's answers"
-    found: list[tuple[Any, str, str]] = [("ok", f"{tally.rows - tally.dropped:,} rows are trained on", share)]
-    if tally.truncated:
-        detail = f"The longest has {tally.longest:,} tokens. {tally.dropped:,} rows have no answer left and are unused."
-        found.append(("warning", f"{tally.truncated:,} rows were cut to {settings.max_length:,} tokens", detail))
-    if tally.straddling:
-        detail = "Such a token belongs to the prompt and to the answer, and is not trained."
-        found.append(("warning", f"{tally.straddling:,} tokens reach across the beginning of an answer", detail))
-    return found
+    return Prepared(folder, base_facts, device, tokenizer, base, learned, held_out, asked, stops)
 
 
 def _make_trainer(context: Context, prepared: Prepared, found: checkpoint.Found | None) -> AdapterTrainer:
     context.phase("setting up the training")
     import torch
 
-    from engine.worker.trainer import AdapterTrainer, HeldOut, trainable
+    from engine.worker.trainer import trainable
 
-    trainer = AdapterTrainer(
-        context,
-        HeldOut(prepared.held_out, prepared.asked[:SAMPLES], prepared.stops),
-        found.manifest if found is not None else _first_manifest(context, prepared.base_facts),
-        model=prepared.base,
-        args=_arguments(context, prepared.device),
-        train_dataset=_dataset(prepared.rows),
-        processing_class=prepared.tokenizer,
-        peft_config=_lora(context),
-    )
+    trainer = _trainer(context, prepared, found, prepared.base, peft_config=_lora(context))
     config = trainer.model.peft_config["default"]
     config.base_model_name_or_path, config.revision = context.plan.preset.model, prepared.base_facts.commit
     weights = trainable(trainer.model)
@@ -168,6 +124,45 @@ def _make_trainer(context: Context, prepared: Prepared, found: checkpoint.Found 
     detail = f"rank {context.plan.lora.rank}, {len(weights) // 2} linear layers, {next(iter(weights.values())).dtype}"
     context.finding("ok", f"{count:,} weights are trained", detail)
     return trainer
+
+
+def _trainer(
+    context: Context, prepared: Prepared, found: checkpoint.Found | None, base: Any, peft_config: Any = None
+) -> AdapterTrainer:
+    """The trainer of the plan's settings; `base` has its adapter already if there is no `peft_config`."""
+    from engine.worker.trainer import AdapterTrainer, HeldOut
+
+    return AdapterTrainer(
+        context,
+        HeldOut(prepared.held_out, prepared.asked[:SAMPLES], prepared.stops, prepared.tokenizer),
+        found.manifest if found is not None else _first_manifest(context, prepared.base_facts),
+        model=base,
+        args=_arguments(context, prepared.device),
+        train_dataset=_dataset(prepared.rows),
+        processing_class=model.processing_class(prepared.folder, prepared.tokenizer),
+        peft_config=peft_config,
+    )
+
+
+def _probed(
+    context: Context,
+    prepared: Prepared,
+    trainer: AdapterTrainer,
+    found: checkpoint.Found | None,
+    meter: probe.Meter | None = None,
+) -> tuple[AdapterTrainer, probe.Trial | None]:
+    """The trainer of settings whose longest batch fits, and what it took (None on the CPU)."""
+    lengths, planned = prepared.lengths, context.plan.preset
+
+    def run(preset: Preset) -> None:
+        settings = preset.train
+        twice = checkpointing(settings, prepared.device) if settings.gradient_checkpointing else None
+        trainer.pass_over(probe.longest_rows(lengths, settings.micro_batch_size), twice)
+
+    trial = probe.probe(context, trainer.model, lengths, run, meter)
+    if context.plan.preset == planned:
+        return trainer, trial
+    return _trainer(context, prepared, found, trainer.model), trial
 
 
 def _first_manifest(context: Context, base: lineage.Base) -> checkpoint.Manifest:
@@ -184,12 +179,12 @@ def _first_manifest(context: Context, base: lineage.Base) -> checkpoint.Manifest
 def _lora(context: Context) -> Any:
     from peft import LoraConfig
 
-    spec = context.plan.lora
+    preset, spec = context.plan.preset, context.plan.lora
     return LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules="all-linear",
+        target_modules=sorted(FAMILIES[preset.family].linear_shapes(preset.architecture)),
         task_type="CAUSAL_LM",
     )
 
@@ -207,8 +202,8 @@ def _arguments(context: Context, device: model.Device) -> Any:
         weight_decay=settings.weight_decay,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs=checkpointing(settings, device) if settings.gradient_checkpointing else None,
         optim=settings.optimizer,
         max_grad_norm=settings.max_grad_norm,
         max_length=None,  # rows are cut already
@@ -228,21 +223,21 @@ def _arguments(context: Context, device: model.Device) -> Any:
     )
 
 
+def checkpointing(settings: TrainSpec, device: model.Device) -> dict[str, Any]:
+    """Which layers are computed twice, as transformers takes it; on the CPU there is nowhere to offload them to."""
+    offload = settings.gradient_checkpointing_offload and device == "cuda"
+    return {"use_reentrant": False, "every_n_layers": settings.gradient_checkpointing_every, "offload": offload}
+
+
 def _schedule(settings: TrainSpec) -> str:
     # transformers' own "constant" knows no warm-up.
     return "constant_with_warmup" if settings.lr_scheduler_type == "constant" else settings.lr_scheduler_type
 
 
-def _dataset(rows: Sequence[Encoded]) -> Any:
-    import numpy as np
+def _dataset(rows: Sequence[Example]) -> Any:
     from datasets import Dataset
 
-    return Dataset.from_dict(
-        {
-            "input_ids": [np.asarray(row.input_ids, np.int32) for row in rows],
-            "labels": [np.asarray(row.labels, np.int32) for row in rows],
-        }
-    )
+    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
 
 
 def _train(context: Context, trainer: AdapterTrainer, found: checkpoint.Found | None) -> None:
@@ -305,11 +300,17 @@ def _card(context: Context, base: lineage.Base) -> str:
     lines = [
         f"- base: {plan.preset.model} ({base.commit or 'local folder'}), {plan.preset.licence}",
         f"- data: {Path(plan.data.path).name}, {plan.summary.rows} rows, SHA-256 {plan.summary.sha256}",
+        *_mixed_in(plan),
         f"- LoRA: rank {plan.lora.rank}, alpha {plan.lora.alpha}, dropout {plan.lora.dropout}, all linear layers",
         *(f"- {name}: {value}" for name, value in settings.model_dump().items()),
         f"- steps: {plan.steps}, warm-up {plan.warmup_steps}, effective batch {plan.effective_batch}",
     ]
     return f"# {plan.preset.title}, tuned\n\nA LoRA adapter trained with finetui.\n\n" + "\n".join(lines) + "\n"
+
+
+def _mixed_in(plan: Plan) -> list[str]:
+    mixed, name = plan.summary.mix_rows, Path(plan.data.mix_path).name
+    return [f"- of these rows mixed in: {mixed} of {name}, SHA-256 {plan.summary.mix_sha256}"] if mixed else []
 
 
 def _score(context: Context, form: str, subject: Any, prepared: Prepared) -> None:

@@ -17,19 +17,21 @@ from trl import SFTTrainer
 
 from engine.errors import RunError
 from engine.events import Checkpoint, Eval, Sample, Step
+from engine.tokens.tokenizer import Tokenizer
 from engine.worker import checkpoint, heldout
 from engine.worker.answer import Question, ask
 from engine.worker.context import Context
-from engine.worker.tokenize import Encoded
+from engine.worker.packing import Example
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """What is measured on the way: the loss on `encoded`, and the answers to a few fixed questions."""
 
-    encoded: Sequence[Encoded]
+    encoded: Sequence[Example]
     samples: Sequence[Question]
     stops: Sequence[int]
+    tokenizer: Tokenizer
 
 
 class Pace(TrainerCallback):
@@ -76,6 +78,26 @@ class AdapterTrainer(SFTTrainer):
         self._trained_tokens += int(trained or 0)
         return samples, trained
 
+    def pass_over(self, rows: Sequence[int], checkpointing: dict[str, Any] | None) -> None:
+        """Forward and backward over these rows of the data as a step does it; the gradients stay.
+
+        `checkpointing` says which layers are computed twice, as `activation_checkpointing_kwargs`; None: none.
+        """
+        try:
+            if checkpointing is not None:
+                where = {name: checkpointing[name] for name in ("every_n_layers", "offload")}
+                rest = {name: value for name, value in checkpointing.items() if name not in where}
+                self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=rest, **where)
+            self.model.train()
+            batch = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in rows]))
+            with self.accelerator.autocast():
+                loss = self.compute_loss(self.model, batch)
+            self.accelerator.backward(loss)
+        finally:
+            self._metrics["train"].clear()
+            if checkpointing is not None:
+                self.model.activation_checkpointing_disable()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002
         """Tell of the optimizer step. Raises `RunError` if it went wrong, before anything can be saved of it."""
         self._metrics["train"].clear()
@@ -119,7 +141,7 @@ class AdapterTrainer(SFTTrainer):
         self.context.emit(Eval(step=step, loss=found))
         asked = self.held_out.samples
         for question, answer in zip(
-            asked, ask(self.model, self.processing_class, asked, self.held_out.stops), strict=True
+            asked, ask(self.model, self.held_out.tokenizer, asked, self.held_out.stops), strict=True
         ):
             told = Sample(step=step, prompt=question.prompt, answer=answer.text, expected=question.expected)
             self.context.emit(told)

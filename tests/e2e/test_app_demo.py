@@ -33,7 +33,7 @@ async def test_enter_leads_from_nothing_to_an_answer() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, SetupScreen) and app.screen.query_one(PresetTable).rows)
         await pilot.press("enter")  # the demo
-        await until(pilot, lambda: "rows to learn from" in text(app))
+        await until(pilot, lambda: "held out" in text(app))
         await pilot.press("enter")  # its data
         await until(pilot, lambda: "enter starts it" in text(app))
         await pilot.press("enter")  # the plan

@@ -14,7 +14,7 @@ import recorded
 from driving import text, until
 from textual.pilot import Pilot
 
-from engine import gpu, launch, runs
+from engine import gpu, launch, planner, runs
 from engine.paths import RunDir, runs_dir
 from engine.units import GIB
 from tui import messages
@@ -22,7 +22,9 @@ from tui.app import FinetuiApp
 from tui.modals.error import ErrorModal
 from tui.screens.setup import SetupScreen
 from tui.screens.setup.choices import CHOICES, change, neighbour, number
+from tui.screens.setup.data_step import DataStep
 from tui.screens.setup.path_input import DataTree, PathInput, complete
+from tui.screens.setup.plan_step import PlanStep
 from tui.widgets.plan_form import PlanForm
 from tui.widgets.preset_table import PresetTable
 
@@ -54,7 +56,7 @@ async def at_data(app: FinetuiApp, pilot: Pilot[None], path: Path) -> SetupScree
     """Step two with this path, read."""
     screen = await opened(app, pilot)
     await pilot.press("enter")
-    await until(pilot, lambda: "rows to learn from" in text(app))
+    await until(pilot, lambda: "held out" in text(app))
     screen.query_one(PathInput).value = str(path)
     await pilot.press("enter")
     return screen
@@ -129,6 +131,7 @@ async def test_escape_goes_back_step_by_step(started: Started) -> None:
         screen = await at_plan(app, pilot)
         await pilot.press("escape")
         await until(pilot, lambda: screen.step == "data")
+        await until(pilot, lambda: screen.query_one(DataStep).check.state == "done")  # else it stops what runs
         await pilot.press("escape")
         await until(pilot, lambda: screen.step == "model")
         await pilot.press("escape")
@@ -196,7 +199,7 @@ async def test_a_path_that_cannot_be_is_told_not_a_crash(name: str, key: str, st
         await until(pilot, lambda: "✗" in text(app))
         await pilot.press(key)
         await pilot.pause(0.2)
-        assert "✗" in text(app)
+        await until(pilot, lambda: "✗" in text(app))
         assert bool(screen.query(DataTree)) == (key == "ctrl+t")
 
 
@@ -238,7 +241,7 @@ async def test_the_tree_chooses_a_file(tmp_path: Path, started: Started) -> None
         await until(pilot, lambda: "mine.jsonl" in text(app))
         tree = screen.query_one(DataTree)
         tree.post_message(DataTree.FileSelected(tree.root, mine))
-        await until(pilot, lambda: "rows to learn from" in text(app) and not screen.query(DataTree))
+        await until(pilot, lambda: "held out" in text(app) and not screen.query(DataTree))
         assert screen.query_one(PathInput).value == str(mine)
 
 
@@ -253,7 +256,7 @@ async def test_a_file_with_a_harmful_name_is_read_and_shown_harmless(
         await pilot.press("ctrl+t")
         tree = screen.query_one(DataTree)
         tree.post_message(DataTree.FileSelected(tree.root, mine))
-        await until(pilot, lambda: "rows to learn from" in text(app))
+        await until(pilot, lambda: "held out" in text(app))
         await pilot.press("enter")
         await until(pilot, lambda: screen.step == "plan")
         assert screen.draft.data is not None
@@ -409,3 +412,77 @@ def test_numbers_are_written_as_people_write_them() -> None:
 
 def test_the_ladder_ends() -> None:
     assert (neighbour((1, 2, 4), 4, 1), neighbour((1, 2, 4), 1, -1), neighbour((1, 2, 4), 3, -1)) == (4, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_every_fact_of_a_preset_can_be_reached(size: tuple[int, int]) -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=size) as pilot:
+        screen = await opened(app, pilot)
+        screen.query_one(PresetTable).choose("gemma-2-9b-it")
+        await until(pilot, lambda: "Gemma 2 9B" in text(app))
+        seen = text(app)
+        await pilot.press("tab", "end")
+        await pilot.pause(0.4)
+        seen += text(app)
+        for fact in ("no GGUF yet", "gated", "prohibited uses", "8,192", "<end_of_turn>", "rank 16"):
+            assert fact in " ".join(seen.split()), fact
+
+
+async def test_a_setting_by_hand_is_marked_and_r_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "read", lambda: gpu.GpuStatus(gpus=(gpu.pretend(24 * GIB),)))
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await at_plan(app, pilot)
+        form, step = screen.query_one(PlanForm), screen.query_one(PlanStep)
+        await until(pilot, lambda: step.plan is not None and step.plan.gpu is not None)
+        assert "chosen: fastest that fits" in text(app)
+        before = {row.name: row.value for row in form.rows}
+        form.cursor = [row.name for row in form.rows].index(planner.SWITCH)
+        await pilot.press("right")
+        await until(pilot, lambda: form.rows[form.cursor].changed)
+        assert form.rows[form.cursor].value == "every 4th layer"
+        assert "by hand" in text(app)
+        assert "train.gradient_checkpointing_every=4" in step.command
+        await pilot.press("r")
+        await until(pilot, lambda: {row.name: row.value for row in form.rows} == before)
+        assert screen.draft.changes == {}
+
+
+async def test_f_makes_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "read", lambda: gpu.GpuStatus(gpus=(gpu.pretend(int(0.6 * GIB)),)))
+    app = FinetuiApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await at_plan(app, pilot)
+        step = screen.query_one(PlanStep)
+        await until(pilot, lambda: step.plan is not None and step.plan.gpu is not None)
+        longer = {"train.max_length": "512", planner.MICRO: "32", planner.PASSES: "1"}
+        step.apply({**longer, **planner.POLICIES[0].changes})
+        await until(pilot, lambda: "too much" in text(app) and "f makes it fit" in text(app))
+        await pilot.press("f")
+        await until(pilot, lambda: step.plan is not None and step.plan.vram.fits)
+        await until(pilot, lambda: "too much" not in text(app))
+
+
+async def test_cut_rows_are_told_as_the_length_moves() -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.step == "data" and screen.query_one(DataStep).check.state == "done")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.step == "plan" and "no row is cut" in text(app))
+        screen.query_one(PlanStep).apply({"train.max_length": "32"})
+        await until(pilot, lambda: "rows cut" in text(app) or "row cut" in text(app) or "rows left" in text(app))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_each_setting_tells_its_help_its_default_and_why(size: tuple[int, int]) -> None:
+    app = FinetuiApp()
+    async with app.run_test(size=size) as pilot:
+        screen = await at_plan(app, pilot)
+        form = screen.query_one(PlanForm)
+        assert [row.name for row in form.rows] == [choice.setting for choice in CHOICES]
+        for row in form.rows:
+            assert row.help.endswith(".")
+            assert row.default.startswith(f"Default {row.value}: ")

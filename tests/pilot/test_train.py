@@ -19,7 +19,7 @@ from tui import messages
 from tui.app import FinetuiApp
 from tui.modals.confirm import ConfirmModal
 from tui.screens.train import TrainScreen
-from tui.widgets.gpu_panel import load_line
+from tui.widgets.gpu_lines import load_line
 from tui.widgets.loss_chart import LossChart, Losses, smoothed
 from tui.widgets.run_text import phase_text
 from tui.widgets.series import CAPACITY, Series
@@ -160,17 +160,6 @@ async def test_the_log_is_behind_a_key() -> None:
         await opened(app, pilot, recorded.lost())
         await pilot.press("l")
         await until(pilot, lambda: text(app).count("loading checkpoint shards") == 2)
-
-
-async def test_a_graphics_card_shows_its_figures_beside_the_plan() -> None:
-    app = FinetuiApp()
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot, recorded.trained())
-        screen._feeds[1].stop()
-        await pilot.pause(0.1)
-        screen.post_message(messages.GpuChanged(recorded.card()))
-        for words in ("RTX 4090", "98 %", "VRAM 9.0 / 24.0 GiB", "planned", "71 °C", "402 / 450 W"):
-            await until(pilot, lambda words=words: words in text(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])

@@ -20,7 +20,7 @@ from engine.commands import planning
 from engine.errors import ExitCode
 
 ROW = '{"messages": [{"role": "user", "content": "Hi %d"}, {"role": "assistant", "content": "Hello %d"}]}\n'
-COMMANDS = {"demo", "doctor", "presets", "check", "plan", "train", "runs", "chat"}
+COMMANDS = {"demo", "doctor", "presets", "download", "check", "plan", "train", "runs", "chat"}
 ON_A_RUN = {"status", "tail", "stop", "resume", "merge", "gguf", "certify", "ollama", "eval", "delete"}
 Say = Callable[..., tuple[int, str, str]]
 
@@ -54,6 +54,7 @@ def test_every_command_has_help_with_an_example_and_json() -> None:
     commands = commands_of(build_parser())
     asked = (
         "demo doctor presets check plan train runs status tail stop resume merge gguf certify ollama chat eval delete"
+        " download"
     )
     assert set(commands) == set(asked.split())
     for name, parser in commands.items():
@@ -100,9 +101,13 @@ def test_wrong_usage_names_the_nearest_right_one(say: Say, argv: list[str], near
         ["plan", "--preset", "demo", "--gpu-memory", "0"],
         ["train", "--preset", "demo", "--plan", "plan.json"],
         ["train", "--plan", "/nowhere/plan.json"],
+        ["train", "--columns", "user=a", "--plan", "plan.json"],
         ["gguf", "last", "--quant", ","],
         ["chat", "nosuchrun"],
         ["check"],
+        ["check", ""],
+        ["check", "data.jsonl", "--row", "0"],
+        ["check", "data.jsonl", "--row", "first"],
     ],
 )
 def test_usage_that_cannot_be_meant_ends_with_2(say: Say, home: Path, argv: list[str]) -> None:
@@ -239,13 +244,6 @@ def test_check_reports_good_data(say: Say, data: Path) -> None:
     report = json.loads(out)
     assert (code, err, report["refused"]) == (0, "", False)
     assert report["rows"] + report["eval_rows"] == 100
-
-
-def test_check_with_a_preset_says_what_would_be_cut(say: Say, tmp_path: Path) -> None:
-    path = tmp_path / "long.jsonl"
-    path.write_text("".join(ROW % (n, 10**300) for n in range(100)))
-    _, out, _ = say("check", str(path), "--preset", "demo")
-    assert "cuts at 128 tokens" in out
 
 
 def test_plan_prints_the_plan_with_its_budgets(say: Say) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from engine import presets
 from engine.config import Preset
-from engine.estimate import CPU_FLOPS, flops_of, training_flop, training_seconds
+from engine.estimate import CPU_FLOPS, batch_seconds, flops_of, training_flop, training_seconds
 
 
 @pytest.fixture
@@ -64,3 +64,40 @@ def test_another_card_with_a_similar_name_is_not_known(name: str) -> None:
 
 def test_without_a_gpu_it_is_the_cpu() -> None:
     assert flops_of(None) == CPU_FLOPS
+
+
+def test_half_of_the_layers_computed_twice_cost_half_as_much_more(large: Preset) -> None:
+    none, all_layers = (training_flop(checkpointing(large, on), 1, 2048) for on in (False, True))
+    half = training_flop(presets.override(large, {"gradient_checkpointing_every": "2"}), 1, 2048)
+    assert half == pytest.approx((none + all_layers) / 2)
+
+
+def test_a_mixture_counts_the_experts_that_a_token_goes_to() -> None:
+    """Mixtral: 12.9e9 of its 46.7e9 weights take part in a token, 0.26e9 of them in embedding and head."""
+    mixtral = presets.find_preset("mixtral-8x7b-instruct-v0.1")
+    plain = training_flop(checkpointing(mixtral, False), 1, 1)
+    assert plain == pytest.approx(4 * 12.6e9 + 6 * 0.131e9, rel=0.02)
+
+
+def test_a_measured_speed_counts_instead_of_the_cards_name(large: Preset) -> None:
+    guessed = training_seconds(large, 10, 10 * 1024, 5, "NVIDIA H200")
+    measured = training_seconds(large, 10, 10 * 1024, 5, "NVIDIA H200", 790e12 * 0.25)
+    assert guessed is not None
+    assert measured == pytest.approx(2 * guessed)
+    assert training_seconds(large, 10, 10 * 1024, 5, "a new card", 1e14) is not None
+
+
+@pytest.mark.parametrize("card", ["NVIDIA H200", "a new card", None])
+def test_what_is_computed_twice_is_slower(large: Preset, card: str | None) -> None:
+    seconds = [batch_seconds(checkpointing(large, on), 2048, 2048, card) for on in (False, True)]
+    assert seconds[0] < seconds[1]
+
+
+def test_a_small_pass_on_a_fast_card_waits_for_python(large: Preset) -> None:
+    assert batch_seconds(large, 64, 64, "NVIDIA H200") == batch_seconds(large, 128, 128, "NVIDIA H200")
+
+
+def test_offloading_costs_the_copies(large: Preset) -> None:
+    offloaded = presets.override(large, {"gradient_checkpointing_offload": "true"})
+    more = batch_seconds(offloaded, 4096, 2048, "NVIDIA H200") - batch_seconds(large, 4096, 2048, "NVIDIA H200")
+    assert more == pytest.approx(2 * 32 * 4096 * 4096 * 2 / 2.0e10)

@@ -141,7 +141,8 @@ def longest(cls: type[BaseModel]) -> BaseModel:
     text = "😀" * 100_000
     values: dict[str, object] = {"stage": "train", "hints": (text,) * MOST_HINTS, "level": "ok"}
     numbers = {"pid", "done", "total", "step", "steps", "epoch", "loss", "lr", "size_bytes", "seconds", "rows", "exact"}
-    values |= dict.fromkeys(numbers, 1) | {"passed": True}
+    numbers |= {"length", "predicted_bytes"}
+    values |= dict.fromkeys(numbers, 1) | {"passed": True, "fits": True}
     texts = {name for name, field in cls.model_fields.items() if field.annotation is str and name != "unit"}
     return cls(**{**values, **dict.fromkeys(texts, text)})
 

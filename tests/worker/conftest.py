@@ -16,6 +16,8 @@ from engine.datasets.base import Message
 from engine.events import Event, EventTail, EventWriter
 from engine.paths import RunDir
 from engine.plan import DataSummary, Plan
+from engine.tokens.template import Template
+from engine.tokens.tokenizer import Tokenizer
 from engine.vram import Budget
 from engine.worker.context import Context
 
@@ -41,9 +43,8 @@ def colour_rows(count: int, seed: int = 0) -> list[list[Message]]:
     return rows
 
 
-def make_tokenizer(template: str = TEMPLATE, end: str = END) -> Any:
+def make_core() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,19 +56,24 @@ def make_tokenizer(template: str = TEMPLATE, end: str = END) -> Any:
         show_progress=False,
     )
     core.train_from_iterator((m["content"] for row in colour_rows(50) for m in row), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=BOS, eos_token=end, pad_token=PAD, chat_template=template
-    )
+    return core
+
+
+def make_tokenizer(template: str = TEMPLATE, end: str = END) -> Tokenizer:
+    """The tiny tokenizer as the engine has it."""
+    tokens = {"bos_token": BOS, "eos_token": end, "pad_token": PAD}
+    return Tokenizer.of(make_core(), Template(template, tokens), tokens)
 
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hidden size 64, two layers, random weights in bfloat16, and a Llama 3 chat template."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    tokenizer = make_tokenizer()
+    tokens = {"bos_token": BOS, "eos_token": END, "pad_token": PAD}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_core(), chat_template=TEMPLATE, **tokens)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from engine.datasets.base import Row
+from engine.datasets.base import Message, Row
 from engine.errors import MissingError
+from engine.tokens.mask import IGNORED, encode
+from engine.tokens.tokenizer import Tokenizer
 from engine.worker import evaluate, heldout, train
 from engine.worker.answer import Answer, Question, _answer, ask, questions, score
-from engine.worker.tokenize import IGNORED, encode
 
 from .conftest import END, TEMPLATE, MakeContext, MakeRun, colour_rows, events_of, make_tokenizer
 
@@ -26,11 +28,14 @@ THINKING = TEMPLATE.replace(
 """As Qwen3 writes it: an empty thought before the last answer, which the prompt does not have."""
 
 
-def load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load(folder: Path) -> tuple[Any, Tokenizer]:
+    from transformers import AutoModelForCausalLM
 
-    tiny = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return tiny, AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Tokenizer.load(folder)
+
+
+def rows_of(chats: Sequence[list[Message]]) -> list[Row]:
+    return [Row(line, chat) for line, chat in enumerate(chats, 1)]
 
 
 def test_the_score_counts_equal_answers_and_those_that_stopped() -> None:
@@ -41,7 +46,7 @@ def test_the_score_counts_equal_answers_and_those_that_stopped() -> None:
 
 def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_model_dir: Path) -> None:
     tiny, tokenizer = load(tiny_model_dir)
-    rows = encode(tokenizer, [*colour_rows(5), *colour_rows(1, seed=3)])
+    rows = encode(tokenizer, rows_of([*colour_rows(5), *colour_rows(1, seed=3)]))
     total, count = 0.0, 0
     for row in rows:
         ids, labels = torch.tensor([row.input_ids]), torch.tensor(row.labels)
@@ -55,8 +60,8 @@ def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_mode
 
 def test_answers_in_a_padded_batch_equal_those_alone(tiny_model_dir: Path) -> None:
     tiny, tokenizer = load(tiny_model_dir)
-    chats = [*colour_rows(3), [{"role": "system", "content": "Be very short, please."}, *colour_rows(1)[0]]]
-    asked = questions(tokenizer, chats)  # type: ignore[arg-type]
+    long: list[Message] = [{"role": "system", "content": "Be very short, please."}, *colour_rows(1)[0]]
+    asked = questions(tokenizer, rows_of([*colour_rows(3), long]))
     alone = [ask(tiny, tokenizer, [question], [])[0] for question in asked]
     assert ask(tiny, tokenizer, asked, []) == alone
 
@@ -65,38 +70,32 @@ def test_answers_too_long_to_compare_are_not_asked(tiny_model_dir: Path) -> None
     _, tokenizer = load(tiny_model_dir)
     (row,) = colour_rows(1)
     row[1]["content"] = "word " * 1000
-    assert questions(tokenizer, [row]) == []
+    assert questions(tokenizer, rows_of([row])) == []
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, THINKING], ids=["plain", "thinking"])
 def test_who_says_what_was_trained_is_exactly_right(template: str) -> None:
     tokenizer = make_tokenizer(template)
-    chats = colour_rows(2)
-    trained = [[label for label in row.labels if label != IGNORED] for row in encode(tokenizer, chats)]
-    end = tokenizer.convert_tokens_to_ids(END)
-    asked = questions(tokenizer, chats)
+    rows = rows_of(colour_rows(2))
+    trained = [[label for label in row.labels if label != IGNORED] for row in encode(tokenizer, rows)]
+    end = tokenizer.core.token_to_id(END)
+    asked = questions(tokenizer, rows)
     assert score("as trained", asked, [_answer(tokenizer, ids, [end]) for ids in trained]).exact == 2
     assert asked[0].expected_tokens == len(trained[0])
 
 
-def test_a_gguf_that_says_what_was_trained_is_exactly_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_that_says_what_was_trained_is_exactly_right(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(THINKING)
-    (chat,) = colour_rows(1)
-    (row,) = encode(tokenizer, [chat])
+    rows = rows_of(colour_rows(1))
+    (row,) = encode(tokenizer, rows)
     trained = [label for label in row.labels if label != IGNORED]
 
     class Parrot:
-        def __init__(self, *_arguments: Any, **_settings: Any) -> None: ...
-        def __enter__(self) -> Parrot:
-            return self
-
-        def __exit__(self, *_error: object) -> None: ...
         def generate(self, _prompt: Any, _most: int) -> SimpleNamespace:
             return SimpleNamespace(ids=trained, stopped=True)
 
-    monkeypatch.setattr("engine.worker.llama.LlamaModel", Parrot)
-    exam = evaluate.Exam(tokenizer, questions(tokenizer, [chat]), [row], None, data="")
-    answers = evaluate._ask_gguf(Path("model.bf16.gguf"), exam, lambda _done: None)
+    exam = evaluate.Exam(tmp_path, 1, questions(tokenizer, rows), [row], None, data="", target=tmp_path)
+    answers = evaluate._ask_gguf(Parrot(), tokenizer, exam, lambda _done: None)  # type: ignore[arg-type]
     assert score("bf16", exam.asked, answers).exact == 1
 
 

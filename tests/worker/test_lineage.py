@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.config import Architecture
 from engine.errors import RunError
+from engine.model_folder import preset_of_folder
 from engine.worker import lineage, model, train
 from engine.worker.context import Context, StopRequested
 
@@ -30,8 +32,8 @@ def retrain(base: Path) -> None:
     save_file({name: weight * 1.5 for name, weight in load_file(file).items()}, file, {"format": "pt"})
 
 
-def on(context: Context, name: str) -> Context:
-    preset = context.plan.preset.model_copy(update={"model": name})
+def on(context: Context, name: str, shape: Architecture | None = None) -> Context:
+    preset = context.plan.preset.model_copy(update={"model": name, **({"architecture": shape} if shape else {})})
     context.plan = context.plan.model_copy(update={"preset": preset})
     return context
 
@@ -83,7 +85,7 @@ def test_later_stages_take_the_commit_that_was_trained(
     (repository / "refs" / "main").write_text(NEW)  # main has moved on
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     run = make_run()
-    context = on(make_context(run, "merge"), "some/body")
+    context = on(make_context(run, "merge"), "some/body", preset_of_folder(base).architecture)
     assert model.locate(context).name == NEW
     run.adapter.mkdir()
     if recorded_by == "finetui":

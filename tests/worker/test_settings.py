@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from engine.errors import MissingError, RunError
+from engine.families import FAMILIES
 from engine.worker import model, train
 from engine.worker.trainer import AdapterTrainer, trainable
 
 from .conftest import MakeContext, MakeRun
+from .test_family_shapes import built, small
 
 UNUSUAL: dict[str, Any] = {
     "learning_rate": 3e-5,
@@ -73,7 +76,40 @@ def test_the_adapter_is_made_as_planned(make_run: MakeRun, make_context: MakeCon
     )
     told = train._lora(context)
     assert (told.r, told.lora_alpha, told.lora_dropout) == (6, 24, 0.125)
-    assert (told.target_modules, told.task_type, told.bias) == ("all-linear", "CAUSAL_LM", "none")
+    linears = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert (told.target_modules, told.task_type, told.bias) == (linears, "CAUSAL_LM", "none")
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_lora_adapts_exactly_the_linears_of_the_family(make_run: MakeRun, make_context: MakeContext, name: str) -> None:
+    """Of a mixture peft would take its router and all experts too, which the ledger does not count."""
+    family, arch = FAMILIES[name], small(FAMILIES[name])
+    context = make_context(make_run())
+    preset = context.plan.preset.model_copy(update={"family": name, "architecture": arch})
+    context.plan = context.plan.model_copy(update={"preset": preset})
+    adapted = get_peft_model(built(family, arch), train._lora(context))
+    names = [name for name, _ in adapted.named_parameters() if "lora_" in name]
+    assert len(names) == 2 * arch.num_hidden_layers * len(family.linear_shapes(arch))
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == set(family.linear_shapes(arch))
+    count = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert count == family.lora_parameters(arch, context.plan.lora.rank)
+
+
+@pytest.mark.parametrize(("device", "offloads"), [("cpu", False), ("cuda", True)])
+def test_the_checkpointing_policy_is_told_and_never_offloads_on_the_cpu(
+    make_run: MakeRun, make_context: MakeContext, device: Any, offloads: bool
+) -> None:
+    policy = {"gradient_checkpointing_every": 2, "gradient_checkpointing_offload": True}
+    settings = make_context(make_run(gradient_checkpointing=True, **policy)).plan.train
+    told = {"use_reentrant": False, "every_n_layers": 2, "offload": offloads}
+    assert train.checkpointing(settings, device) == told
+
+
+def test_only_every_second_layer_is_computed_twice(make_run: MakeRun, make_context: MakeContext) -> None:
+    context = make_context(make_run(gradient_checkpointing=True, gradient_checkpointing_every=2))
+    told = train._arguments(context, "cpu")
+    assert (told.activation_checkpointing, told.gradient_checkpointing) == (True, True)
+    assert told.activation_checkpointing_kwargs == train.checkpointing(context.plan.train, "cpu")
 
 
 def test_no_code_from_the_model_folder_is_run(
@@ -88,7 +124,7 @@ def test_no_code_from_the_model_folder_is_run(
         "from transformers import LlamaConfig as Config, LlamaForCausalLM as Model\n"
     )
     context = make_context(make_run(quantization="none"))
-    model.load_tokenizer(folder)
+    model.processing_class(folder, model.load_tokenizer(context, folder))
     model.load_base(context, folder, "cpu")
     assert not marker.exists()
 

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from engine import launch, runs
+from engine.datasets.base import Row
 from engine.errors import DataError, MissingError, RunError
 from engine.events import Step, Stopped
 from engine.paths import RunDir
-from engine.worker import checkpoint, model, train
+from engine.tokens.mask import encode
+from engine.tokens.tokenizer import Tokenizer
+from engine.worker import checkpoint, examples, model, train
 from engine.worker.context import Context, StopRequested
-from engine.worker.tokenize import encode
 from engine.worker.trainer import AdapterTrainer
 
 from .conftest import MakeContext, MakeRun, colour_rows, events_of
@@ -61,7 +63,7 @@ def test_it_learns_the_answers_alone_and_no_row_that_is_held_out(trained: RunDir
     fifth = events_of(trained, "step")[4]
     assert isinstance(fifth, Step)
     assert fifth.epoch == 1.0  # 5 steps of 8 rows are the 40 that are not held out
-    answers = encode(model.load_tokenizer(tiny_model_dir), colour_rows(40))
+    answers = encode(Tokenizer.load(tiny_model_dir), [Row(1, chat) for chat in colour_rows(40)])
     assert fifth.trained_tokens == sum(row.trained for row in answers)
 
 
@@ -159,7 +161,7 @@ def test_changed_held_out_data_are_refused(
     data = context.plan.data.model_copy(update={"eval_path": str(held_out)})
     summary = context.plan.summary.model_copy(update={"eval_sha256": checkpoint.sha256(held_out)})
     context.plan = context.plan.model_copy(update={"data": data, "summary": summary})
-    train._require_planned_data(context)
+    examples.require_planned(context)
     held_out.write_text("as changed\n")
     with pytest.raises(DataError, match="changed since the plan") as caught:
         train.run(context)

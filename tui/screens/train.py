@@ -41,6 +41,9 @@ from tui.widgets.trend import Trend
 
 LOG_LINES = 200
 
+BELOW = "#log, #gpu-all"
+"""What a key brings in the place of findings and answers."""
+
 
 class TrainScreen(RunScreen):
     """One run, live or as it ended. Leaving it changes nothing about the run."""
@@ -54,6 +57,7 @@ class TrainScreen(RunScreen):
         Binding("e", "export", "Export", tooltip="merge, GGUF, certificate, Ollama"),
         Binding("t", "chat", "Chat", tooltip="talk to the tuned model"),
         Binding("l", "log", "Log", tooltip="the worker's own output"),
+        Binding("g", "gpu", "GPU", tooltip="all of the GPU, and who holds its memory"),
         Binding("q,escape", "app.back", "Leave", key_display="q", tooltip="back; a run keeps running"),
     ]
 
@@ -89,15 +93,16 @@ class TrainScreen(RunScreen):
                 yield Section("answers", id="answers-title")
                 yield VerticalScroll(Static(id="samples"))
         yield LogTail(id="log")
+        yield GpuPanel(id="gpu-all")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to follow."""
-        self.query_one(LogTail).display = False
-        panel = self.query_one(GpuPanel)
-        if self.plan is not None:
-            panel.planned_bytes = self.plan.vram.needed_bytes or None
-            panel.uuid = self.plan.gpu.uuid if self.plan.gpu else ""
+        self.query(BELOW).set(display=False)
+        for panel in self.query(GpuPanel):
+            if self.plan is not None and self.plan.device == "cuda":
+                panel.planned_bytes = self.plan.vram.needed_bytes or None
+                panel.uuid = self.plan.gpu.uuid if self.plan.gpu else ""
         self._show()
         self.set_interval(1.0, self._tick)
         for feed in self._feeds:
@@ -118,8 +123,8 @@ class TrainScreen(RunScreen):
 
     def on_gpu_changed(self, event: messages.GpuChanged) -> None:
         """A new reading."""
-        panel = self.query_one(GpuPanel)
-        panel.status, panel.usage = event.status, event.usage
+        for panel in self.query(GpuPanel):
+            panel.usage, panel.ours, panel.status = event.usage, event.ours, event.status
 
     def _show(self) -> None:
         state, status = self.state, self.status
@@ -128,6 +133,8 @@ class TrainScreen(RunScreen):
         chart.empty = "" if self.problem else "the first step comes after loading"
         for trend in self.query(Trend):
             trend.steps = state.steps
+        for panel in self.query(GpuPanel):
+            panel.past = state.gpus
         self.query_one("#findings", Static).update(findings_text(state))
         self.query_one("#samples", Static).update(samples_text(state))
         self.query_one("#answers-title", Section).title = (
@@ -150,7 +157,8 @@ class TrainScreen(RunScreen):
         """What changes with time alone: the title's time left, the age of the checkpoint, the log."""
         bar = self.query_one(TitleBar)
         bar.left, bar.right = self._title(), self._where()
-        self.query_one(GpuPanel).device = clean_line(stage.device) if (stage := stage_of(self.state)) else ""
+        for panel in self.query(GpuPanel):
+            panel.device = clean_line(stage.device) if (stage := stage_of(self.state)) else ""
         self.query_one("#kept", Static).update(self._kept())
         log = self.query_one(LogTail)
         if log.display:
@@ -221,12 +229,21 @@ class TrainScreen(RunScreen):
 
     def action_log(self) -> None:
         """The log instead of findings and answers, and back."""
-        log = self.query_one(LogTail)
-        log.display = not log.display
-        self.query_one("#notes").display = not log.display
-        if log.display:
-            log.focus()
+        self._swap("#log")
         self._tick()
+
+    def action_gpu(self) -> None:
+        """The whole GPU instead of findings and answers, and back."""
+        self._swap("#gpu-all")
+
+    def _swap(self, place: str) -> None:
+        chosen = self.query_one(place)
+        show = not chosen.display
+        self.query(BELOW).set(display=False)
+        chosen.display = show
+        self.query_one("#notes").display = not show
+        if show and chosen.focusable:
+            chosen.focus()
 
 
 def _plan_of(run: RunDir) -> tuple[Plan | None, str]:

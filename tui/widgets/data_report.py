@@ -1,89 +1,83 @@
-"""What the scan of a data file found, and its first row with the text that is learned marked."""
+"""What the check of a data file found, in a few lines: how it is written, how much it is, and what is in it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from textual.app import RenderResult
 from textual.content import Content
 from textual.reactive import reactive
-from textual.widget import Widget
 from textual.widgets import Static
 
-from engine.datasets.scan import DatasetReport, Problem
-from engine.text import clean
-from engine.units import format_bytes, format_count
-from tui.theme import LEVEL
+from engine.datasets.report import MAX_TURNS, DatasetReport
+from engine.text import clean_line
+from engine.units import format_bytes, format_count, format_share
 
-TRAINED_STYLE = "bold underline $tuned"
-ROLES = {"system": "system", "user": "user", "assistant": "answer"}
+SHOWN_LABELS = 4
 
 
 class ReportView(Static):
-    """Format, rows, tokens, and one line with places, effect and remedy for each problem."""
+    """The figures of a report."""
 
     report: reactive[DatasetReport | None] = reactive(None, layout=True)
+    forced: reactive[bool] = reactive(False, layout=True)
+    """The format was named by the person, not detected."""
 
     def render(self) -> RenderResult:
-        """The report, or nothing before there is one."""
-        return describe_report(self.report) if self.report else Content("")
+        """The figures, or nothing before there are any."""
+        return describe_report(self.report, self.forced) if self.report else Content("")
 
 
-class RowView(Widget):
-    """A row as messages: what is trained is bright and underlined, the rest is quiet."""
-
-    DEFAULT_CSS = "RowView { height: auto; }"
-
-    report: reactive[DatasetReport | None] = reactive(None, layout=True)
-    index: reactive[int] = reactive(0, layout=True)
-
-    def render(self) -> RenderResult:
-        """The row that is chosen among the sample."""
-        if self.report is None or not self.report.sample:
-            return Content("")
-        return describe_row(self.report, self.index)
-
-
-def describe_report(report: DatasetReport) -> Content:
-    """The figures and the problems."""
-    lines = [_figures(report)]
-    if report.problems:
-        for problem in report.problems:
-            lines += _problem(problem)
-    elif not report.refused:
-        lines.append(Content.assemble(("✓ ", "$success"), "every row can be learned from"))
+def describe_report(report: DatasetReport, forced: bool = False) -> Content:
+    """Format, rows and tokens; below, in quiet, what the rows are made of."""
+    facts = " · ".join(_facts(report))
+    lines = [_figures(report, forced), *([Content.styled(facts, "$quiet")] if facts else [])]
     return Content("\n").join(lines)
 
 
-def _figures(report: DatasetReport) -> Content:
-    parts = [
-        report.format,
-        f"{report.rows:,} rows to learn from",
-        f"{report.eval_rows:,} held out",
-        f"about {format_count(report.approximate_tokens)} tokens",
-        format_bytes(report.size_bytes),
-    ]
-    return Content.assemble((parts[0], "bold"), Content(" · ").join([Content(""), *map(Content, parts[1:])]))
+def _figures(report: DatasetReport, forced: bool) -> Content:
+    known = report.format != "unknown"
+    how = "" if not known else " (as you chose)" if forced else " (detected)"
+    held_out = f" · {report.eval_rows:,} held out" if report.eval_rows else ""
+    words = f"   {report.rows:,} rows{held_out} · {_tokens(report)}"
+    return Content.assemble((report.format if known else "no known format", "bold"), (how, "$quiet"), words)
 
 
-def _problem(problem: Problem) -> list[Content]:
-    mark = LEVEL[problem.level]
-    places = ", ".join(problem.places)
-    more = " …" if problem.count > len(problem.places) > 0 else ""
-    head = Content.assemble((f"{mark.symbol} ", mark.style), (problem.title, "bold"), (f"   {places}{more}", "$quiet"))
-    lines = [head]
-    if problem.effect:
-        lines.append(Content(f"  {problem.effect}"))
-    if problem.remedy:
-        lines.append(Content.assemble(("  → ", "$primary"), problem.remedy))
-    return lines
+def _tokens(report: DatasetReport) -> str:
+    stats = report.tokens
+    if stats is None:
+        return f"about {format_count(report.approximate_tokens)} tokens"
+    seen = "" if stats.rows >= stats.of_rows else f" in the {stats.rows:,} rows counted"
+    return f"{format_count(stats.tokens)} tokens, {format_count(stats.trained)} trained{seen}"
 
 
-def describe_row(report: DatasetReport, index: int) -> Content:
-    """One row of the sample, a line or more for each message."""
-    row = report.sample[index % len(report.sample)]
-    lines = []
-    for message in row:
-        trained = message["role"] == "assistant"
-        role = ROLES.get(message["role"], clean(message["role"]))
-        text = Content.styled(clean(message["content"]), TRAINED_STYLE if trained else "")
-        lines.append(Content.assemble((f"{role:>7}  ", "$quiet"), text))
-    return Content("\n").join(lines)
+def _facts(report: DatasetReport) -> Iterator[str]:
+    yield f"{report.container} {format_bytes(report.size_bytes)}".strip()
+    if report.kind == "text":
+        yield "raw text: all of it is learned"
+    else:
+        yield from _turns(report)
+    if report.labels:
+        yield f"labels: {_labels(report)}"
+    for count, what in ((report.mix_rows, "mixed in"), (report.gold_rows, "gold"), (report.skipped, "skipped")):
+        if count:
+            yield f"{count:,} {what}"
+
+
+def _turns(report: DatasetReport) -> Iterator[str]:
+    rows = sum(report.turn_counts.values())
+    if rows:
+        usual, count = max(report.turn_counts.items(), key=lambda item: item[1])
+        longest = max(report.turn_counts)
+        most = "" if len(report.turn_counts) == 1 else f" in {format_share(count / rows)}, up to {longest}"
+        yield f"{usual} turns a row{most}{' and more' if longest == MAX_TURNS else ''}"
+    for role in ("system", "tool"):
+        if report.roles.get(role):
+            yield f"{report.roles[role]:,} {role} turns"
+
+
+def _labels(report: DatasetReport) -> str:
+    rows = sum(count for _, count in report.labels)
+    shown = [f"{clean_line(name, 20)} {format_share(count / rows)}" for name, count in report.labels[:SHOWN_LABELS]]
+    more = len(report.labels) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -15,11 +15,15 @@ from textual.widgets.option_list import Option
 
 from engine.config import Preset
 from engine.events import Level
-from engine.units import format_count
+from engine.units import GIB, format_bytes
 from tui.theme import LEVEL
 from tui.widgets.columns import cell, line
+from tui.widgets.preset_filter import matches
 
 OTHER = "other"
+
+SIZE, WEIGHTS, LICENCE = 5, 7, 10
+"""Cells of the columns; the licence takes what is left, at least so much."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class PresetRow:
     """The same in words."""
     local: bool
     """The weights are here already."""
+    planned: str = ""
+    """What the planner would make of it here."""
 
 
 class PresetTable(OptionList):
@@ -69,8 +75,7 @@ class PresetTable(OptionList):
     @property
     def shown(self) -> list[PresetRow]:
         """The rows that the filter lets through."""
-        words = self.filter.lower().split()
-        return [row for row in self.rows if all(word in _searched(row) for word in words)]
+        return [row for row in self.rows if matches(row.preset, row.level, row.local, self.filter)]
 
     @property
     def current(self) -> PresetRow | None:
@@ -97,7 +102,9 @@ class PresetTable(OptionList):
 
     def heading(self) -> Content:
         """The columns' names, on the same columns."""
-        names = (Content("model"), Content("size"), Content("fits here"), Content("licence"), Content("here?"))
+        shown, every = len(self.shown), len(self.rows)
+        name = f"model  {shown} of {every}" if self.filter else f"{every} models"
+        names = (Content(name), Content("size"), Content("fits here"), Content("* gated"), Content("weights"))
         return self._columns(*names).stylize("$quiet")
 
     def _rebuild(self) -> None:
@@ -111,26 +118,26 @@ class PresetTable(OptionList):
 
     def _prompt(self, row: PresetRow) -> Content:
         preset, mark = row.preset, LEVEL[row.level]
+        licence = preset.licence.removesuffix("-Community") + ("*" if preset.gated else "")
+        there = Content.styled(_download(preset.download_bytes), "$quiet")
         return self._columns(
             Content(preset.name),
-            Content(format_count(preset.parameters).replace(" ", "")),
+            Content(_size(preset.parameters)),
             Content.assemble((f"{mark.symbol} ", mark.style), row.fit),
-            Content.styled(preset.licence + (" · gated" if preset.gated else ""), "$quiet"),
-            Content.styled("✓", "$success") if row.local else Content.styled("–", "$quiet"),
+            Content.styled(licence, "$quiet"),
+            Content.styled("✓ here", "$success") if row.local else there,
         )
 
     def _columns(self, name: Content, size: Content, fit: Content, licence: Content, here: Content) -> Content:
-        widths = [max((len(row.preset.name) for row in self.rows), default=8), 7]
-        widths.append(max((len(row.fit) + 2 for row in self.rows), default=12))
-        room = self.scrollable_content_region.width - 2 - sum(widths) - 5 - 4 * 2
-        widths[2] += min(room - 8, 0)
-        return line(
-            cell(name, widths[0]),
-            cell(size, widths[1], right=True),
-            cell(fit, widths[2]),
-            cell(licence, max(room, 8)),
-            cell(here, 5),
-        )
+        """The licence gets what is left, and goes where that is too little: it stands below or beside as well."""
+        first = max((len(row.preset.name) for row in self.rows), default=8)
+        verdict = max((len(row.fit) + 2 for row in self.rows), default=12)
+        room = self.scrollable_content_region.width - 2
+        verdict += min(room - first - SIZE - verdict - WEIGHTS - 3 * 2, 0)
+        rest = room - first - SIZE - verdict - WEIGHTS - 4 * 2
+        cells = [cell(name, first), cell(size, SIZE, right=True), cell(fit, verdict)]
+        cells += [cell(licence, rest)] if rest >= LICENCE else []
+        return line(*cells, cell(here, WEIGHTS, right=True))
 
     def _row(self, index: int | None) -> PresetRow | None:
         shown = self.shown
@@ -147,6 +154,11 @@ class PresetTable(OptionList):
         self.post_message(self.Chosen(self._row(event.option_index)))
 
 
-def _searched(row: PresetRow) -> str:
-    preset = row.preset
-    return f"{preset.name} {preset.title} {preset.family} {preset.licence} {preset.good_at}".lower()
+def _size(parameters: int) -> str:
+    """`8.0B`, `362M`."""
+    return f"{parameters / 1e9:.1f}B" if parameters >= 999.5e6 else f"{parameters / 1e6:.3g}M"
+
+
+def _download(size_bytes: int) -> str:
+    """`7.5 GiB`, `15 GiB`."""
+    return f"{size_bytes / GIB:.0f} GiB" if size_bytes >= 10 * GIB else format_bytes(size_bytes)

@@ -11,7 +11,7 @@ from textual.content import Content
 from engine.events import Output
 from engine.plan import Plan
 from engine.runs import RunInfo
-from engine.state import RunState, StageState, Status
+from engine.state import NOTHING_ASKED, RunState, StageState, Status
 from engine.text import clean_line
 from engine.units import format_bytes, format_duration, format_share
 from tui.theme import LEVEL, STATUS, Mark
@@ -69,7 +69,7 @@ def figure(value: float | None, digits: int = 2) -> str:
 def exact_match(state: RunState) -> str:
     """`0 → 96 %`: exact match before and after, or the one that is known."""
     base = state.scores.get("base")
-    others = [score for form, score in state.scores.items() if form != "base"]
+    others = [score for form, score in state.scores.items() if form != "base" and not score.data]
     tuned = state.scores.get("as trained") or (others[-1] if others else None)
     if tuned is None:
         return ""
@@ -174,7 +174,9 @@ def findings_text(state: RunState, limit: int = 6) -> Content:
 def samples_text(state: RunState, limit: int = 3) -> Content:
     """What the model answers at the newest step that was asked at."""
     if not state.samples:
-        return Content.styled("answers are shown at each evaluation", "$quiet")
+        text = any(finding.title == NOTHING_ASKED for finding in state.findings)
+        words = f"{NOTHING_ASKED}; its held-out loss tells" if text else "answers are shown at each evaluation"
+        return Content.styled(words, "$quiet")
     newest = [sample for sample in state.samples if sample.step == state.samples[-1].step]
     lines: list[Content] = []
     for sample in newest[:limit]:

@@ -60,11 +60,13 @@ def gathered(budget: Budget) -> tuple[Part, ...]:
 
 
 def describe(budget: Budget) -> Content:
-    """`8.8 GiB of 21.4 GiB ✓`."""
+    """`8.8 of 21.4 GiB  ✓ 12.6 GiB to spare`."""
     needed = format_bytes(budget.needed_bytes)
     if budget.available_bytes is None:
         return Content.assemble(needed, ("  limit not known", "$quiet"))
-    mark = ("✓ fits", "$success") if budget.fits else ("✗ too much", "$error")
+    left = budget.available_bytes - budget.needed_bytes
+    words = f"✓ {format_bytes(left)} to spare" if budget.fits else f"✗ {format_bytes(-left)} too much"
+    mark = (words, "$success" if budget.fits else "$error")
     return Content.assemble(needed, (" of ", "$quiet"), format_bytes(budget.available_bytes), "  ", mark)
 
 

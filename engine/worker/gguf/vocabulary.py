@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from engine.errors import MissingError, RunError
 from engine.text import clean_line
+from engine.tokens.template import read_template
 from engine.worker.gguf import spm
-from engine.worker.template import SHIELD, chat_template, end_of_turn
+from engine.worker.template import SHIELD, end_of_turn
 
 _PADDING_SCORE = -10000.0
 
@@ -82,7 +83,7 @@ def read_vocabulary(folder: Path, size: int, template_folder: Path | None = None
             ("Exportable is BPE: byte-level, or SentencePiece's with byte fallback.",),
         )
     vocabulary = _read(folder, tokenizer, raw)
-    vocabulary.template = chat_template(folder) or (chat_template(template_folder) if template_folder else None)
+    vocabulary.template = read_template(folder) or (read_template(template_folder) if template_folder else None)
     if (turn := end_of_turn(folder)) is not None and turn != vocabulary.special.get("eos"):
         vocabulary.special["eot"] = turn
     _pad(vocabulary, size)

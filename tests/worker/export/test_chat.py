@@ -14,7 +14,8 @@ import pytest
 from engine.chat import ChatSession, Delta, Done, models_of
 from engine.errors import FinetuiError, MissingError, RunError
 from engine.paths import RunDir, builtin_presets
-from engine.worker.chat import fitting_prompt
+from engine.tokens.template import Template
+from engine.worker.chat import _render, fitting_prompt
 from engine.worker.gguf.quantize import quantize
 from engine.worker.llama import LlamaModel
 
@@ -158,6 +159,11 @@ def test_what_is_no_gguf_file_is_refused_without_a_child(tmp_path: Path) -> None
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(RunError, match="not a GGUF file"):
         ChatSession(tmp_path / "text.gguf").start()
+
+
+def test_what_the_template_refuses_is_no_fault_of_anybody_s_data() -> None:
+    with pytest.raises(RunError, match="refuses these messages: roles must alternate"):
+        _render(Template("{{ raise_exception('roles must alternate') }}"), [{"role": "user", "content": "?"}])
 
 
 def test_models_of_a_run_are_smallest_first(chatty: RunDir) -> None:

@@ -14,7 +14,9 @@ import torch
 import transformers
 from peft import PeftModel
 
+from engine.datasets.base import Message
 from engine.errors import MissingError, RunError
+from engine.tokens.template import Template, read_template
 from engine.worker import gguf, merge
 from engine.worker.context import StopRequested
 from engine.worker.distribution import log_softmax, mean_kl
@@ -22,14 +24,14 @@ from engine.worker.gguf.families import family_of
 from engine.worker.gguf.probe import choose_pre
 from engine.worker.gguf.vocabulary import load_tokenizer, read_vocabulary
 from engine.worker.llama import LlamaModel
-from engine.worker.template import SHIELD, Renderer, chat_template, end_of_turn
+from engine.worker.template import SHIELD, end_of_turn
 
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }  # fmt: skip
 IDS = np.random.default_rng(0).integers(0, 400, 200).tolist()
-CHAT = [{"role": "user", "content": " Hi there\n"}, {"role": "assistant", "content": "Yes."}]
+CHAT: list[Message] = [{"role": "user", "content": " Hi there\n"}, {"role": "assistant", "content": "Yes."}]
 
 
 def as_trained(run: Any) -> np.ndarray:
@@ -167,10 +169,10 @@ def test_the_end_of_a_turn_is_found_in_the_template(tiny: Any) -> None:
 @pytest.mark.parametrize("head", ["", "\n", "\n\n", "  {% if true %}x{% endif %}\n", "{%- if true %}y{% endif -%}\n "])
 def test_the_shield_changes_nothing_in_transformers(tiny: Any, head: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny("llama"))
-    template = head + (chat_template(tiny("llama")) or "")
+    template = head + (read_template(tiny("llama")) or "")
     plain, shielded = (
         tokenizer.apply_chat_template(CHAT, tokenize=False, chat_template=text)
         for text in (template, SHIELD + template)
     )
     assert shielded == plain
-    assert Renderer(SHIELD + template, "<|begin_of_text|>").render(CHAT, add_generation_prompt=False) == plain
+    assert Template(SHIELD + template, {"bos_token": "<|begin_of_text|>"}).render(CHAT) == plain

@@ -13,15 +13,16 @@ import sentencepiece
 from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, models
 
-from engine.datasets.base import Message
+from engine.datasets.base import Message, Row
 from engine.errors import CertificateError, MissingError, RunError
+from engine.tokens.mask import IGNORED, encode, prompt_ids
+from engine.tokens.tokenizer import Tokenizer as Light
 from engine.worker import certify, checks, gguf, model
 from engine.worker.gguf.llama import FAMILY
 from engine.worker.gguf.probe import STRINGS, choose_pre
 from engine.worker.gguf.vocabulary import load_tokenizer, read_vocabulary
 from engine.worker.gguf.write import write_model
 from engine.worker.llama import LlamaModel
-from engine.worker.tokenize import IGNORED, encode, prompt_ids
 
 BOTH = pytest.mark.parametrize("kind", ["mistral", "mistral-legacy"])
 IDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -58,12 +59,12 @@ def test_a_correct_export_is_certified(mistral: Any, kind: str) -> None:
 def test_prompts_have_the_trained_token_ids_and_one_bos(mistral: Any, kind: str) -> None:
     run = mistral(kind)
     gguf.run(run.context("gguf", quants=("bf16",)))
-    tokenizer = model.load_tokenizer(run.base)
+    tokenizer = Light.load(run.base)
     with LlamaModel(run.run.gguf("bf16"), vocab_only=True) as exported:
         for chat in CHATS:
-            text = tokenizer.apply_chat_template(chat, tokenize=False)
+            text = tokenizer.render(chat)
             ids = exported.tokenize(text)
-            assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids == tokenizer.ids(text)
             assert ids.count(exported.bos) == 1
 
 
@@ -97,7 +98,7 @@ def test_tokenizer_json_is_enough_and_needed(tiny: Any, tmp_path: Path, absent: 
     if absent == "tokenizer.model":
         assert read_vocabulary(folder, 608) == whole
         return
-    for reads in (model.load_tokenizer, lambda where: read_vocabulary(where, 608)):
+    for reads in (Light.load, lambda where: read_vocabulary(where, 608)):
         with pytest.raises(MissingError, match=r"no tokenizer\.json"):
             reads(folder)
 
@@ -149,17 +150,18 @@ def test_a_wrong_space_in_front_fails_the_certificate(mistral: Any, kind: str) -
 
 @BOTH
 def test_only_the_answer_and_its_end_are_trained(tiny: Any, kind: str) -> None:
-    tokenizer = model.load_tokenizer(tiny(kind, **IDS))
+    tokenizer = Light.load(tiny(kind, **IDS))
     chat: list[Message] = [
         {"role": "user", "content": "Where is the box?"},
         {"role": "assistant", "content": "On its way 🚀."},
         {"role": "user", "content": "And the letter?"},
         {"role": "assistant", "content": "It is here."},
     ]
-    (row,) = encode(tokenizer, [chat])
+    (row,) = encode(tokenizer, [Row(1, chat)])
     trained = [token for token in row.labels if token != IGNORED]
-    assert tokenizer.decode(trained).split() == ["On", "its", "way", "🚀.</s>", "It", "is", "here.</s>"]
-    assert trained.count(tokenizer.eos_token_id) == 2
+    said = tokenizer.core.decode(trained, skip_special_tokens=False)
+    assert said.split() == ["On", "its", "way", "🚀.</s>", "It", "is", "here.</s>"]
+    assert trained.count(2) == 2
     assert row.straddling == 0
     prompt = prompt_ids(tokenizer, chat[:3])
     assert row.input_ids[: len(prompt)] == prompt
@@ -169,5 +171,6 @@ def test_only_the_answer_and_its_end_are_trained(tiny: Any, kind: str) -> None:
 def test_the_tokenizer_is_the_same_in_every_folder(mistral: Any, kind: str) -> None:
     run = mistral(kind)
     text = "<s>[INST] Hello the box[/INST] It is</s>"
-    alone, base = (model.load_tokenizer(folder)(text)["input_ids"] for folder in (run.run.adapter, run.base))
-    assert alone == base == load_tokenizer(run.base).encode(text).ids
+    alone, base = (Light.load(folder).ids(text) for folder in (run.run.adapter, run.base))
+    handed = model.processing_class(run.base, Light.load(run.base))(text, add_special_tokens=False)["input_ids"]
+    assert alone == base == handed == load_tokenizer(run.base).encode(text, add_special_tokens=False).ids

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import presets
 from engine.config import Preset
-from engine.families import FAMILIES
-from engine.plan import Plan
-from engine.units import format_count
-from tui.widgets.plan_form import FormRow
+from engine.planner import EVERY, MICRO, OFFLOAD, PASSES, POLICIES, SWITCH, policy_of
 
 LENGTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536, 131072)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -18,40 +14,34 @@ RANKS = (4, 8, 16, 32, 64, 128, 256)
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3)
 EPOCHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
 
+LARGE = 20 * 10**9
+"""Parameters above which the QLoRA paper takes a smaller learning rate."""
+
 Changes = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A row of the form: what it shows, and what one step up or down changes."""
+    """A row of the form: what it shows, what one step up or down changes, and why it is what it is by default."""
 
     setting: str
     label: str
     value: Callable[[Preset], str]
-    note: Callable[[Plan], str]
     step: Callable[[Preset, int], Changes]
-
-
-def form_rows(plan: Plan, changes: Mapping[str, str]) -> list[FormRow]:
-    """Every row of the form for this plan."""
-    helps = {setting.name: setting.help for setting in presets.settings(plan.preset)}
-    return [
-        FormRow(
-            choice.setting,
-            choice.label,
-            choice.value(plan.preset),
-            choice.note(plan),
-            " ".join(helps.get(choice.setting, "").split()),
-            choice.setting in changes,
-        )
-        for choice in CHOICES
-    ]
+    why: Callable[[Preset], str]
+    """Why the preset has the value it has; of what is chosen for the GPU the planner says why."""
+    names: frozenset[str]
+    """The settings that are changed together."""
 
 
 def change(preset: Preset, setting: str, direction: int) -> Changes:
     """What to override so that the setting is one step more (1) or less (-1); nothing at the end of its ladder."""
-    found = next(choice for choice in CHOICES if choice.setting == setting)
-    return found.step(preset, direction)
+    return find(setting).step(preset, direction)
+
+
+def find(setting: str) -> Choice:
+    """The row of that setting."""
+    return next(choice for choice in CHOICES if choice.setting == setting)
 
 
 def neighbour(ladder: Sequence[float], value: float, direction: int) -> float:
@@ -113,47 +103,69 @@ def _epochs(preset: Preset, direction: int) -> Changes:
     return changes
 
 
-def _length_note(plan: Plan) -> str:
-    return f"longer rows are cut; the model reads up to {plan.preset.context_length:,}"
+def _policy(preset: Preset, direction: int) -> Changes:
+    """Towards more that is computed twice (1) or kept (-1); from one of the user's own to the nearest end."""
+    now = policy_of(preset)
+    at = POLICIES.index(now) if now else len(POLICIES) - 2
+    return dict(POLICIES[min(max(at + direction, 0), len(POLICIES) - 1)].changes)
 
 
-def _batch_note(plan: Plan) -> str:
-    train = plan.train
-    return f"{train.micro_batch_size} × {train.gradient_accumulation_steps} accumulated · rows to one step"
+def policy_name(preset: Preset) -> str:
+    """`every 2nd layer`."""
+    policy = policy_of(preset)
+    return policy.name if policy else f"every {preset.train.gradient_checkpointing_every}th layer"
 
 
-def _epochs_note(plan: Plan) -> str:
-    train = plan.train
-    seen = plan.steps * plan.effective_batch / max(plan.summary.rows, 1)
-    limit = f"max_steps comes first: {seen:.1f} epochs · " if train.max_steps is not None else ""
-    return f"{limit}{plan.steps:,} steps"
+def _precision(_preset: Preset, direction: int) -> Changes:
+    return {"train.quantization": "none" if direction > 0 else "nf4"}
 
 
-def _rank_note(plan: Plan) -> str:
-    preset = plan.preset
-    trained = FAMILIES[preset.family].lora_parameters(preset.architecture, plan.lora.rank)
-    return f"{format_count(trained)} trained ({trained / preset.parameters:.1%} of the model)"
+def _rate_why(preset: Preset) -> str:
+    if preset.parameters > LARGE:
+        return "the QLoRA paper takes half the usual rate above 20 billion parameters"
+    return "what the QLoRA paper found best below 20 billion parameters"
 
 
-def _rate_note(plan: Plan) -> str:
-    return f"{plan.train.lr_scheduler_type}, after {plan.warmup_steps} steps of warm-up"
-
-
-def _micro_note(_plan: Plan) -> str:
-    return "rows in memory at once; what is learned stays"
+def _choice(
+    setting: str,
+    label: str,
+    value: Callable[[Preset], str],
+    step: Callable[[Preset, int], Changes],
+    why: str | Callable[[Preset], str],
+    *names: str,
+) -> Choice:
+    told = (lambda _: why) if isinstance(why, str) else why
+    return Choice(setting, label, value, step, told, frozenset(names or (setting,)))
 
 
 CHOICES = (
-    Choice("train.max_length", "max length", lambda p: str(p.train.max_length), _length_note, _length),
-    Choice(
-        "train.gradient_accumulation_steps",
-        "effective batch",
-        lambda p: str(p.train.micro_batch_size * p.train.gradient_accumulation_steps),
-        _batch_note,
-        _batch,
+    _choice(
+        "train.max_length", "max length", lambda p: str(p.train.max_length), _length,
+        "most chat rows are shorter, and memory and time grow with it",
     ),
-    Choice("train.micro_batch_size", "micro batch", lambda p: str(p.train.micro_batch_size), _micro_note, _micro),
-    Choice("lora.rank", "rank / alpha", lambda p: f"{p.lora.rank} / {p.lora.alpha}", _rank_note, _rank),
-    Choice("train.learning_rate", "learning rate", lambda p: number(p.train.learning_rate), _rate_note, _rate),
-    Choice("train.epochs", "epochs", lambda p: number(p.train.epochs), _epochs_note, _epochs),
-)
+    _choice(
+        PASSES, "effective batch", lambda p: str(p.train.micro_batch_size * p.train.gradient_accumulation_steps),
+        _batch, "rows to one step: as in the QLoRA paper; more is steadier and takes more rows", MICRO, PASSES,
+    ),
+    _choice(
+        MICRO, "rows in a pass", lambda p: str(p.train.micro_batch_size), _micro,
+        "about 4,096 tokens in a pass keep a GPU busy",
+    ),
+    _choice(
+        "lora.rank", "rank / alpha", lambda p: f"{p.lora.rank} / {p.lora.alpha}", _rank,
+        "QLoRA found that more hardly helps once all linear layers have an adapter", "lora.rank", "lora.alpha",
+    ),
+    _choice(
+        "train.quantization", "precision", lambda p: "4 bits" if p.train.quantization == "nf4" else "16 bits",
+        _precision, "4 bits learn as well as 16 in the QLoRA paper, in a quarter of the memory",
+    ),
+    _choice("train.learning_rate", "learning rate", lambda p: number(p.train.learning_rate), _rate, _rate_why),
+    _choice(
+        "train.epochs", "epochs", lambda p: number(p.train.epochs), _epochs,
+        "usual for a few thousand rows; many more learn them by heart", "train.epochs", "train.max_steps",
+    ),
+    _choice(
+        SWITCH, "checkpointing", policy_name, _policy,
+        "the least memory without copies", SWITCH, EVERY, OFFLOAD,
+    ),
+)  # fmt: skip

@@ -1,44 +1,50 @@
-"""Step two: what to learn from. The file is read once, in a thread, and told about with every fault's place."""
+"""Step two: what to learn from. Where the data come from; what the check finds, as it finds it; what can be done."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Container, Horizontal, VerticalScroll
+from textual.containers import Container
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import DirectoryTree, Input, ProgressBar, Static
-from textual.worker import get_current_worker
+from textual.reactive import reactive
 
-from engine.config import DatasetSpec, Preset
-from engine.datasets.scan import DatasetReport, scan
-from engine.errors import FinetuiError
-from engine.paths import absolute
-from engine.units import format_bytes, format_duration
-from tui.modals.error import describe_error
-from tui.screens.setup.path_input import DataTree, PathInput, is_dir
-from tui.widgets.columns import Section
-from tui.widgets.data_report import TRAINED_STYLE, ReportView, RowView
+from engine.config import DatasetSpec
+from engine.datasets import FORMATS
+from engine.datasets.report import DatasetReport
+from engine.gpu import GpuReading
+from engine.text import clean_line
+from tui.modals.ask import Answer, AskModal
+from tui.screens.setup import limit, row_format
+from tui.screens.setup.data_check import DataCheck, describe
+from tui.screens.setup.data_copy import DataCopy, is_fixable
+from tui.screens.setup.data_source import DataSource
+from tui.screens.setup.data_view import DataView
+from tui.screens.setup.draft import Draft
 
-TELL_INTERVAL_S = 0.1
+HINT = (
+    "tab completes a path · ^t shows the folders · enter reads\n"
+    "a Hugging Face data set: org/name, where needed with subset=… split=…\n\n"
+    "JSON Lines, JSON, CSV, TSV, Parquet, or plain text. Each row is a conversation, as\n"
+    f"{FORMATS['messages'].example}\n"
+    "or a question with its answer; how it is written is found out."
+)
 
-
-class ScanCancelled(Exception):
-    """The person does not want to wait."""
+IN_LINE, IN_VIEW = "tab to findings, limit and rows", "o other data · m format · tab row"
+IN_TREE = "enter takes a file · space a folder"
+"""What the keys do; letters are letters in the line."""
 
 
 class DataStep(Container):
-    """A path, what the scan found, and a row with the text that is learned marked."""
+    """The source, the check, and the view of what is known."""
 
-    BINDINGS = [
-        Binding("ctrl+t", "tree", "Files", key_display="^t", tooltip="choose a file from the folders"),
-        Binding("ctrl+n", "row(1)", "Next row", key_display="^n", tooltip="show another of the first rows"),
-    ]
+    BINDINGS = [Binding("ctrl+t", "tree", "Files", show=False, tooltip="choose a file from the folders")]
+
+    draft: reactive[Draft] = reactive(Draft(), init=False)
+    gpu: reactive[GpuReading | None] = reactive(None, init=False)
 
     class Accepted(Message):
         """Step two is answered."""
@@ -48,248 +54,286 @@ class DataStep(Container):
             self.data = data
             self.report = report
 
-    @dataclass
-    class Progressed(Message):
-        """The scan has read so many bytes."""
+    class Changed(Message):
+        """The limit was moved; the draft is the whole new one."""
 
-        done: int
-        total: int
-        seconds: float
-
-    @dataclass
-    class Scanned(Message):
-        """The scan is over, with a report or with the reason why there is none."""
-
-        data: DatasetSpec
-        report: DatasetReport | None
-        seconds: float
-        error: FinetuiError | None = None
+        def __init__(self, draft: Draft) -> None:
+            super().__init__()
+            self.draft = draft
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.preset: Preset | None = None
-        self.data: DatasetSpec | None = None
-        self.report: DatasetReport | None = None
-        self._scanning: DatasetSpec | None = None
-        self._advance = False
+        self._hand_over = False
+        """What was found gets the keys as soon as the data are read."""
+        self._empty = True
+        """Nothing stood in the line when it was last looked at."""
+        self._named = ""
+        """What stood in the line when the data were opened."""
+        self._told: Content | None = None
+        """What there is to say of the data that are open: what a copy left out, that a file has changed."""
 
     def compose(self) -> ComposeResult:
-        """The path; below it the tree, or the report and a row."""
-        with Horizontal(id="data-line"):
-            yield Static("data", id="data-label")
-            yield PathInput(id="data-path")
-        yield Static(id="data-note")
-        yield ProgressBar(id="data-progress", show_eta=False, show_percentage=True)
-        with VerticalScroll(id="data-report"):
-            yield ReportView(id="report")
-            yield Section("", id="row-rule")
-            yield RowView(id="row")
-
-    def on_mount(self) -> None:
-        """Nothing is known yet."""
-        self.query_one("#data-progress").display = False
-        self.query_one("#row-rule").display = False
+        """Two lines, and the rest of the room for what there is to see."""
+        yield DataSource(id="data-source")
+        yield DataCheck(id="data-check")
+        yield DataCopy(id="data-copy")
+        yield DataView(id="data-view")
 
     @property
-    def path(self) -> str:
-        """What stands in the line."""
-        return self.query_one(PathInput).path
+    def source(self) -> DataSource:
+        """Where the data come from."""
+        return self.query_one(DataSource)
 
-    def show(self, preset: Preset, data: DatasetSpec | None) -> None:
-        """Begin this step: the draft's data, else the preset's own, are read at once."""
-        bundled = preset.data if preset.data.path else None
-        before = self.data if self.preset is None or not self._is_bundled() else None
-        self.preset = preset
-        wanted = data or before or bundled
-        self.query_one(PathInput).take(wanted.path if wanted else "")
-        self._advance = False
+    @property
+    def check(self) -> DataCheck:
+        """The data that are open."""
+        return self.query_one(DataCheck)
+
+    @property
+    def copy(self) -> DataCopy:
+        """A cleaned copy of them that is being written."""
+        return self.query_one(DataCopy)
+
+    @property
+    def view(self) -> DataView:
+        """What is shown of them."""
+        return self.query_one(DataView)
+
+    # ── coming and going ─────────────────────────────────────────────────────────────────────────────────
+
+    def enter(self, draft: Draft) -> None:
+        """Begin this step: the draft's data, else those of before, else the preset's own, are read at once."""
+        before = None if self.draft.is_bundled(self.check.asked) else self.check.asked
+        self.draft = draft
+        self.check.awaited = self._hand_over = False
+        if draft.preset is None or draft.tuned is None:
+            return
+        self.source.bundled = draft.preset.data
+        self.source.load_recent()
+        wanted = draft.data or before or (draft.preset.data if draft.preset.data.path else None)
         if wanted is None:
-            self._forget()
-        elif wanted != self.data or self.report is None:
-            self._scan(wanted)
-        self._note()
+            self.source.take(None)
+            self.check.forget()
+            self._hint()
+        elif not self._is_open(wanted) or self.check.outdated or not self.check.resume(draft.tuned):
+            self.source.take(wanted)
+            self._open(wanted)
+
+    def _is_open(self, data: DatasetSpec) -> bool:
+        return self.draft.settled(data) in (self.check.data, self.check.asked)
+
+    def leave(self) -> None:
+        """This step is left: nothing runs on."""
+        self.copy.cancel()
+        self.check.close()
 
     def focus_step(self) -> None:
         """Type a path at once."""
-        self.query_one(PathInput).focus()
+        self.source.line.focus()
 
     def leave_inner(self) -> bool:
-        """Escape inside this step: close the tree, or cancel the scan. False if there was nothing to leave."""
-        if tree := self.query(DataTree):
-            tree.remove()
-            self.query_one("#data-report").display = True
-            self.focus_step()
+        """Escape inside this step: close the tree, or stop what runs. False if there was nothing to leave."""
+        if self.source.browsing:
+            self.source.close_tree()
             return True
-        if self._scanning is not None:
-            self._cancel()
-            return True
-        return False
+        self.check.awaited = False
+        return self.copy.cancel() or self.check.stop()
 
-    def _is_bundled(self) -> bool:
-        return self.preset is not None and self.data == self.preset.data
+    # ── which data ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _spec(self) -> DatasetSpec:
-        preset = self.preset
-        if preset is not None and preset.data.path and self.path == preset.data.path:
-            return preset.data
-        base = preset.data if preset is not None else DatasetSpec()
-        path = str(absolute(self.path))
-        return base.model_copy(update={"path": path, "eval_path": "", "format": "auto"})
+    @on(DataSource.Submitted)
+    def _enter(self, event: DataSource.Submitted) -> None:
+        self._submit(event.data)
 
-    @on(Input.Submitted, "#data-path")
-    def _enter(self) -> None:
-        """Enter reads a new path, and goes on once it has been read and can be learned from."""
-        if not self.path:
+    def _submit(self, data: DatasetSpec | None) -> None:
+        """Enter reads new data, and goes on once they have been read and can be learned from."""
+        if data is None:
             self._say(Content.styled("Write the path of a file, or press ^t to choose one.", "$warning"))
-            return
-        spec = self._spec()
-        if self._scanning == spec:
-            self._advance = True
-        elif self.data == spec and self.report is not None:
-            self._accept()
+        elif self.draft.settled(data) == self.check.asked and self.check.state != "idle":
+            self._go_on()
         else:
-            self._scan(spec)
+            self._hand_over = True
+            self._open(data)
 
-    def _accept(self) -> None:
-        if self.data is None or self.report is None:
+    @on(DataSource.Chosen)
+    def _chosen(self, event: DataSource.Chosen) -> None:
+        self._hand_over = True
+        self._open(event.data)
+
+    @on(DataCopy.Written)
+    def _written(self, event: DataCopy.Written) -> None:
+        self.source.take(event.data)
+        self._hand_over = True
+        self._open(event.data, event.told)
+
+    def _open(self, data: DatasetSpec, told: Content | None = None) -> None:
+        self._told, self._named = told, self.source.line.path
+        self.focus_step()  # the view goes until there is something to see
+        self.view.forget()
+        if not _is_text(data.path):
+            self.check.forget()
+            self._say(Content.styled("✗ This file's name is not UTF-8, so no plan can hold it: rename it.", "$error"))
+        elif self.draft.tuned is not None:
+            self.check.open(self.draft.settled(data), self.draft.tuned)
+
+    def _read_anew(self) -> bool:
+        """Open the data again if their files are no longer those that were read; False if they are."""
+        data = self.check.asked
+        if data is None or not self.check.outdated:
+            return False
+        if self.source.line.path != self._named:
+            self.source.take(data)
+        self._hand_over = True
+        self._open(data, Content.styled("! The file has changed since it was read; this is how it is now.", "$warning"))
+        return True
+
+    def _go_on(self) -> None:
+        check = self.check
+        if self._read_anew():
             return
-        if self.report.refused:
-            first = self.report.problems[0]
-            self._say(Content.styled(f"✗ These data cannot be learned from: {first.title}. {first.remedy}", "$error"))
+        if not check.readable:
+            check.awaited = True
+        elif self.view.report is not None and check.data is not None and not self._refuse(self.view.report):
+            self.source.remember(check.asked or check.data)
+            self.post_message(self.Accepted(check.data, self.view.report))
+
+    def _refuse(self, report: DatasetReport) -> bool:
+        if report.refused:
+            first = report.problems[0]
+            words = f"✗ These data cannot be learned from: {first.title}. {first.remedy}"
+            self._say(Content.styled(words, "$error"))
+        return report.refused
+
+    # ── what the check says ──────────────────────────────────────────────────────────────────────────────
+
+    @on(DataCheck.Changed)
+    def _checked(self) -> None:
+        check = self.check
+        self._show_report()
+        self._arrange()
+        if check.state == "done":
+            self._hint()
+        if check.readable and check.awaited:
+            check.awaited = False
+            self._go_on()
+        elif check.readable and self._hand_over:
+            self._hand_over = False
+            named = self.source.data
+            if self.source.line.has_focus and named is not None and self.draft.settled(named) == check.asked:
+                self.view.focus_view()
+
+    @on(DataCheck.Shown)
+    def _shown(self, event: DataCheck.Shown) -> None:
+        if event.row is None:
+            done = self.check.state == "done"
+            words = "No row has a finding." if done else "No row has a finding so far; the check is not at its end."
+            self.app.notify(words, markup=False)
+        else:
+            self.view.row = event.row
+
+    def _hint(self) -> None:
+        if self.check.report is None or self.source.empty:
+            self._say(Content.styled(HINT, "$quiet"))
             return
-        self.post_message(self.Accepted(self.data, self.report))
+        fault = describe(self.check.fault) if self.check.fault else None
+        lines = (self._told, fault, row_format.way_out(self.check.report, self.check.rows) or self._keys())
+        self._say(Content("\n").join(line for line in lines if line))
 
-    def _scan(self, spec: DatasetSpec) -> None:
-        self._forget()
-        self._scanning = spec
-        bar = self.query_one("#data-progress", ProgressBar)
-        bar.update(total=None)
-        self.scan_file(spec)
+    def _keys(self) -> Content:
+        """What the line under the path says when there is nothing else to say."""
+        read = clean_line(Path(self._named).name)
+        if self.source.line.path != self._named:
+            return Content.styled(f"enter reads it; what stands below is still {read}", "$warning")
+        bundled = "the preset's own" if self.draft.is_bundled(self.check.asked) else ""
+        keys = IN_TREE if self.source.browsing else IN_LINE if self.source.line.has_focus else IN_VIEW
+        return Content.styled(" · ".join(filter(None, (bundled, self.check.took(), keys))), "$quiet")
 
-    def _forget(self) -> None:
-        self.data, self.report = None, None
-        self._show_report(None)
-
-    @work(thread=True, exclusive=True, group="scan", exit_on_error=False)
-    def scan_file(self, spec: DatasetSpec) -> None:
-        """Read the file through, in a thread; every message comes back to this widget."""
-        worker = get_current_worker()
-        began = told = time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal told
-            if worker.is_cancelled:
-                raise ScanCancelled
-            now = time.monotonic()
-            if now - told >= TELL_INTERVAL_S:
-                told = now
-                self.post_message(self.Progressed(done, total, now - began))
-
-        try:
-            report = scan(spec, tell)
-        except ScanCancelled:
-            return
-        except FinetuiError as error:
-            self.post_message(self.Scanned(spec, None, time.monotonic() - began, error))
-            return
-        if not worker.is_cancelled:
-            self.post_message(self.Scanned(spec, report, time.monotonic() - began))
-
-    @on(Progressed)
-    def _progress(self, event: Progressed) -> None:
-        if self._scanning is None:
-            return
-        bar = self.query_one("#data-progress", ProgressBar)
-        bar.display = True
-        bar.update(total=event.total, progress=event.done)
-        rate = event.done / max(event.seconds, 1e-3)
-        left = format_duration((event.total - event.done) / max(rate, 1.0))
-        done = f"{format_bytes(event.done)} of {format_bytes(event.total)}"
-        self._say(Content(f"reading: {done} · {format_bytes(rate)}/s · {left} left · esc cancels"))
-
-    @on(Scanned)
-    def _scanned(self, event: Scanned) -> None:
-        if event.data != self._scanning:
-            return
-        self._scanning = None
-        self.query_one("#data-progress").display = False
-        if event.error is not None:
-            self._say(describe_error(event.error.title, event.error.detail, event.error.hints))
-            return
-        self.data, self.report = event.data, event.report
-        self._show_report(event.report)
-        self._note(event.seconds)
-        if self._advance:
-            self._advance = False
-            self._accept()
-
-    def _cancel(self) -> None:
-        self._scanning = None
-        self._advance = False
-        self.workers.cancel_group(self, "scan")
-        self.query_one("#data-progress").display = False
-        self._say(Content.styled("Reading was cancelled. Enter reads the file again.", "$warning"))
-
-    def _show_report(self, report: DatasetReport | None) -> None:
-        self.query_one(ReportView).report = report
-        self.query_one(RowView).report = report
-        self._rule(report, 0)
-
-    def _rule(self, report: DatasetReport | None, index: int) -> None:
-        rule = self.query_one("#row-rule", Section)
-        rule.display = report is not None and bool(report.sample)
-        if report is not None and report.sample:
-            rule.title = f"row {index + 1} of {report.rows:,}"
-            rule.note = Content.assemble("learned: ", ("bright, underlined", TRAINED_STYLE))
-
-    def _note(self, seconds: float | None = None) -> None:
-        if self._scanning is not None:
-            self._say(Content("reading …"))
-        elif self.report is not None:
-            took = f"read in {format_duration(seconds)}" if seconds is not None else ""
-            bundled = "comes with the preset" if self._is_bundled() else ""
-            self._say(Content.styled(" · ".join(part for part in (bundled, took) if part), "$quiet"))
-        elif not self.path:
-            self._say(Content.styled("tab completes a path · ^t shows the folders · enter reads the file", "$quiet"))
+    def on_descendant_focus(self) -> None:
+        """Letters are letters in the line, keys elsewhere."""
+        if self.check.state == "done":
+            self._hint()
 
     def _say(self, text: Content) -> None:
-        self.query_one("#data-note", Static).update(text)
+        self.check.tell(text)
 
-    def action_row(self, by: int) -> None:
-        """Show the next of the first rows."""
-        view = self.query_one(RowView)
-        if self.report is not None and self.report.sample:
-            view.index = (view.index + by) % len(self.report.sample)
-            self._rule(self.report, view.index)
+    @on(DataSource.Rearranged)
+    def _arrange(self) -> None:
+        source = self.source
+        self.view.display = self.check.report is not None and not source.empty and not source.browsing
+        if self.check.state == "done" or (self.check.state == "idle" and source.empty != self._empty):
+            self._hint()
+        self._empty = source.empty
 
-    async def action_tree(self) -> None:
-        """Show the folders, beginning where the path is."""
-        if self.leave_inner():
+    def action_tree(self) -> None:
+        """Show the folders, or close them."""
+        self.source.action_tree()
+
+    # ── the keys of the view ─────────────────────────────────────────────────────────────────────────────
+
+    @on(DataView.RowWanted)
+    def _row(self, event: DataView.RowWanted) -> None:
+        if not self._read_anew():
+            self.check.row(event.index, self._max_length)
+
+    @on(DataView.FindingWanted)
+    def _finding(self, event: DataView.FindingWanted) -> None:
+        if not self._read_anew():
+            self.check.find(event.index, event.back, self._max_length)
+
+    @on(DataView.LimitMoved)
+    def _limit(self, event: DataView.LimitMoved) -> None:
+        self.draft = limit.moved(self.draft, event.by)
+        self.post_message(self.Changed(self.draft))
+
+    @on(DataView.Wanted)
+    def _wanted(self, event: DataView.Wanted) -> None:
+        match event.verb:
+            case "accept":
+                self._submit(self.source.data)
+            case "path":
+                self.source.line.focus()
+                self.source.line.action_select_all()
+            case "go":
+                self.app.push_screen(AskModal("Which row?", f"1 to {self.view.rows:,}"), self._go_to)
+            case "fix" if self.check.data is not None:
+                self.copy.ask(self.check.data)
+            case "format" if self.check.data is not None and self.check.asked is not None:
+                report = self.check.report
+                self.source.ask_format(self.check.asked, self.check.data, report.format if report else "")
+
+    def _go_to(self, answer: Answer | None) -> None:
+        number = answer.text.replace(",", "") if answer else ""
+        if number.isdecimal() and int(number):
+            self.view.want_row(min(int(number), self.view.rows or int(number)) - 1)
+
+    def watch_draft(self) -> None:
+        """The limit may be another."""
+        self._show_report()
+
+    def watch_gpu(self) -> None:
+        """What the limit costs in memory."""
+        self._show_report()
+
+    @property
+    def _max_length(self) -> int:
+        return self.draft.tuned.train.max_length if self.draft.tuned else 0
+
+    def _show_report(self) -> None:
+        check, tuned, view = self.check, self.draft.tuned, self.view
+        if check.report is None or tuned is None:
+            view.report = None
             return
-        start = absolute(self.path or ".")
-        while not is_dir(start):
-            start = start.parent
-        tree = DataTree(start, id="data-tree")
-        self.query_one("#data-report").display = False
-        await self.mount(tree)
-        tree.focus()
-
-    @on(DirectoryTree.FileSelected)
-    def _file_chosen(self, event: DirectoryTree.FileSelected) -> None:
-        event.stop()
-        self.leave_inner()
-        self.query_one(PathInput).take(str(event.path))
-        if not _is_text(event.path):
-            self._forget()
-            self._say(Content.styled("✗ This file's name is not UTF-8, so no plan can hold it: rename it.", "$error"))
-            return
-        self._scan(self._spec())
-        self._note()
+        view.rows = check.rows
+        view.report = limit.at_limit(check.report, self._max_length)
+        view.forced = row_format.is_forced(check.asked)
+        view.fixable = is_fixable(check.report)
+        view.limit = 0 if check.report.kind == "text" else self._max_length
+        view.cost = limit.cost(check.report, tuned, self.gpu, check.note)
 
 
-def _is_text(path: Path) -> bool:
+def _is_text(path: str) -> bool:
     try:
-        str(path).encode()
+        path.encode()
     except UnicodeEncodeError:  # bytes that are no UTF-8 are lone surrogates in Python
         return False
     return True

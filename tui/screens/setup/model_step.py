@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Container, Vertical
+from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widgets import Input, Static
 
 from engine.config import Preset
+from engine.families import FAMILIES
 from engine.text import clean_line
 from engine.units import format_bytes, format_count
 from tui.screens.setup.choices import number
 from tui.theme import LEVEL
 from tui.widgets.clean_input import CleanInput
+from tui.widgets.preset_filter import HINT
 from tui.widgets.preset_table import PresetRow, PresetTable
+
+
+class PresetPane(VerticalScroll):
+    """The facts of a preset; Tab goes there, and arrow keys scroll where they are more than the pane is high."""
 
 
 class ModelStep(Container):
@@ -44,11 +50,13 @@ class ModelStep(Container):
 
     def compose(self) -> ComposeResult:
         """The filter (hidden until it is asked for), the list, the details."""
-        yield CleanInput(placeholder="filter by name, licence, use …", id="preset-filter", select_on_focus=False)
-        with Vertical(id="preset-list"):
-            yield Static(id="preset-heading")
-            yield PresetTable(id="presets")
-        yield Static(id="preset-detail")
+        yield CleanInput(placeholder=HINT, id="preset-filter", select_on_focus=False)
+        with Container(id="preset-panes"):
+            with Vertical(id="preset-list"):
+                yield Static(id="preset-heading")
+                yield PresetTable(id="presets")
+            with PresetPane(id="preset-pane"):
+                yield Static(id="preset-detail")
 
     def on_mount(self) -> None:
         """The filter waits for `/`."""
@@ -89,6 +97,7 @@ class ModelStep(Container):
     @on(Input.Changed, "#preset-filter")
     def _filter(self, event: Input.Changed) -> None:
         self.query_one(PresetTable).filter = event.value
+        self._head()
 
     @on(Input.Submitted, "#preset-filter")
     def _filtered(self) -> None:
@@ -115,31 +124,40 @@ class ModelStep(Container):
 
     def _detail(self, row: PresetRow | None) -> None:
         self.query_one("#preset-detail", Static).update(describe_preset(row) if row else _other())
+        self.query_one(PresetPane).scroll_home(animate=False)
 
 
 def describe_preset(row: PresetRow) -> Content:
     """What a person should know of a preset before choosing it."""
-    preset, train, mark = row.preset, row.preset.train, LEVEL[row.level]
-    licence = Content.assemble((preset.licence, "bold"), ". " if preset.licence_note else "", preset.licence_note)
-    gated = Content.styled("The hub asks you to accept the licence first.", "$warning") if preset.gated else None
+    preset, mark, family = row.preset, LEVEL[row.level], FAMILIES[row.preset.family]
+    planned = f" · planned {row.planned}" if row.planned else ""
     here = "the weights are here" if row.local else f"{format_bytes(preset.download_bytes)} to download"
     size = f"{format_count(preset.parameters)} parameters · context {preset.context_length:,} tokens · {here}"
-    settings = (
-        f"rank {preset.lora.rank}, alpha {preset.lora.alpha} · learning rate {number(train.learning_rate)} "
-        f"{train.lr_scheduler_type} · batch {train.micro_batch_size * train.gradient_accumulation_steps} · "
-        f"length {train.max_length} · {'4 bits (QLoRA)' if train.quantization == 'nf4' else '16 bits (LoRA)'}"
-    )
+    licence = Content.assemble((preset.licence, "bold"), ". " if preset.licence_note else "", preset.licence_note)
+    gated = Content.assemble(("! ", "$warning"), "gated: the hub asks you to accept the licence first")
+    template = f"template {preset.family} · an answer ends with {family.end_of_turn} · {clean_line(preset.model)}"
+    no_gguf = Content.assemble(("! ", "$warning"), "no GGUF yet: trains and merges, but cannot go into Ollama")
     lines = [
         Content.styled(preset.title, "bold"),
-        Content.assemble((f"{mark.symbol} ", mark.style), row.fit),
         Content(preset.good_at),
-        Content.styled(size, "$quiet"),
-        Content.styled(settings, "$quiet"),
+        Content.assemble((f"{mark.symbol} ", mark.style), row.fit, (planned, "$quiet")),
         licence,
-        gated,
-        Content.styled(clean_line(preset.model), "$quiet"),
+        gated if preset.gated else None,
+        None if family.exports else no_gguf,
+        Content.styled(size, "$quiet"),
+        Content.styled(_settings(preset), "$quiet"),
+        Content.styled(template, "$quiet"),
     ]
     return Content("\n").join([line for line in lines if line is not None and line.cell_length])
+
+
+def _settings(preset: Preset) -> str:
+    train, lora = preset.train, preset.lora
+    return (
+        f"recommended: rank {lora.rank}, alpha {lora.alpha} · learning rate {number(train.learning_rate)} "
+        f"{train.lr_scheduler_type} · batch {train.micro_batch_size * train.gradient_accumulation_steps} · "
+        f"length {train.max_length:,} · {'4 bits (QLoRA)' if train.quantization == 'nf4' else '16 bits (LoRA)'}"
+    )
 
 
 def _other() -> Content:

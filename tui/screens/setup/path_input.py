@@ -8,13 +8,15 @@ from pathlib import Path
 
 from rich.text import Text
 from textual.binding import Binding
+from textual.message import Message
 from textual.suggester import Suggester
 from textual.widgets import DirectoryTree
 
+from engine.datasets import hub
 from engine.text import clean
 from tui.widgets.clean_input import CleanInput
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 MANY = 5_000
 """Names of one folder that are looked at for a completion."""
 
@@ -51,7 +53,7 @@ def _names(folder: Path, prefix: str) -> Iterable[str]:
             continue
         if path.is_dir():
             yield f"{name}/"
-        elif path.suffix in SUFFIXES:
+        elif is_data(path):
             yield name
 
 
@@ -61,11 +63,14 @@ class PathInput(CleanInput):
     BINDINGS = [
         Binding("enter", "submit", "Next", tooltip="read the file; go on once it is read"),
         Binding("tab", "complete", "Complete", tooltip="take the completion that is shown"),
+        Binding(
+            "down", "app.focus_next", "Down", show=False, tooltip="what stands below: recent data, or what was found"
+        ),
     ]
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(
-            placeholder="a JSON Lines file: one conversation a line",
+            placeholder="a file or a folder of data, or a data set's name on the Hugging Face hub",
             suggester=PathSuggester(),
             id=id,
             select_on_focus=False,
@@ -82,6 +87,7 @@ class PathInput(CleanInput):
         """Show a path that was not typed; it is opened as it is, whatever its name holds."""
         self._chosen = path
         self.value = path
+        self.cursor_position = len(self.value)
 
     def action_complete(self) -> None:
         """Take the completion, or go on to the next widget."""
@@ -98,8 +104,32 @@ class DataTree(DirectoryTree):
     BINDINGS = [
         Binding("j", "cursor_down", "Down", show=False),
         Binding("k", "cursor_up", "Up", show=False),
-        Binding("l", "select_cursor", "Open", show=False),
+        Binding("enter,l", "select_cursor", "Open", key_display="⏎", tooltip="open the folder, or take the file"),
+        Binding("backspace,h", "up", "Up", key_display="⌫", tooltip="the folder above"),
+        Binding("space", "take_folder", "Take folder", tooltip="take the folder under the cursor as one data set"),
     ]
+
+    class FolderChosen(Message):
+        """A folder with data files was taken as a whole."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__()
+            self.path = path
+
+    def action_up(self) -> None:
+        """Show the folder above."""
+        self.path = Path(self.path).parent
+
+    def action_take_folder(self) -> None:
+        """Take the folder under the cursor, or that of the file."""
+        entry = self.cursor_node.data if self.cursor_node else None
+        if entry is None:
+            return
+        folder = entry.path if is_dir(entry.path) else entry.path.parent
+        if hub.hub_spec(str(folder)):
+            self.post_message(self.FolderChosen(folder))
+        else:
+            self.app.notify("There are no data files in this folder.", severity="warning", markup=False)
 
     def process_label(self, label: str | Text) -> Text:
         """A file's name may hold brackets and escape sequences."""
@@ -107,7 +137,12 @@ class DataTree(DirectoryTree):
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """No hidden names, no files of other kinds."""
-        return [path for path in paths if not path.name.startswith(".") and (is_dir(path) or path.suffix in SUFFIXES)]
+        return [path for path in paths if not path.name.startswith(".") and (is_dir(path) or is_data(path))]
+
+
+def is_data(path: Path) -> bool:
+    """True for a file of a kind that data come in, by its name."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def is_dir(path: Path) -> bool:

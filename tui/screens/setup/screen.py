@@ -23,7 +23,8 @@ from tui.feeds import GpuFeed
 from tui.messages import GpuChanged, Open, Problem
 from tui.modals.ask import Answer, AskModal
 from tui.screens.setup.data_step import DataStep
-from tui.screens.setup.draft import Draft, differs, preset_row
+from tui.screens.setup.draft import Draft, differs
+from tui.screens.setup.fits import preset_row
 from tui.screens.setup.model_step import ModelStep
 from tui.screens.setup.plan_step import PlanStep
 from tui.screens.setup.settings import SettingsModal
@@ -41,6 +42,7 @@ class SetupScreen(Screen[None]):
     CSS_PATH = "setup.tcss"
     AUTO_FOCUS = None
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (108, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
     BINDINGS = [Binding("escape", "previous", "Back", key_display="esc", tooltip="the step before; then home")]
 
     step: reactive[str] = reactive("model", init=False)
@@ -84,7 +86,7 @@ class SetupScreen(Screen[None]):
             return
         first, self._looked = not self._looked, True
         self.gpu = found
-        self.query_one(PlanStep).gpu = found
+        self.query_one(PlanStep).gpu = self.query_one(DataStep).gpu = found
         self._title()
         self.load_presets(first)
 
@@ -107,10 +109,14 @@ class SetupScreen(Screen[None]):
 
     # ── from step to step ────────────────────────────────────────────────────────────────────────────────
 
-    def watch_step(self) -> None:
-        """Show the step."""
-        self.query_one(ContentSwitcher).current = self.step
-        self._step(self.step).focus_step()
+    def watch_step(self, before: str, now: str) -> None:
+        """Show the step; data are read only while their step is shown."""
+        self.query_one(ContentSwitcher).current = now
+        if before == "data":
+            self.query_one(DataStep).leave()
+        if now == "data":
+            self.query_one(DataStep).enter(self.draft)
+        self._step(now).focus_step()
         self._title()
 
     def _step(self, name: str) -> ModelStep | DataStep | PlanStep:
@@ -136,16 +142,14 @@ class SetupScreen(Screen[None]):
 
     @on(ModelStep.Chosen)
     def _model_chosen(self, event: ModelStep.Chosen) -> None:
-        same = self.draft.preset == event.preset
-        changes = self.draft.changes if same else {}
-        data = self.draft.data if same or not self._has_bundled_data() else None
-        self._keep(Draft(event.preset, changes=changes))
+        if self.draft.preset != event.preset:
+            data = None if self._has_bundled_data() else self.draft.data
+            self._keep(Draft(event.preset, data))
         self.step = "data"
-        self.query_one(DataStep).show(event.preset, data)
 
     def _has_bundled_data(self) -> bool:
         draft = self.draft
-        return draft.preset is not None and draft.data == draft.preset.data
+        return draft.is_bundled(draft.data)
 
     @on(DataStep.Accepted)
     def _data_accepted(self, event: DataStep.Accepted) -> None:
@@ -153,9 +157,17 @@ class SetupScreen(Screen[None]):
         self.query_one(PlanStep).draft = self.draft
         self.step = "plan"
 
+    @on(DataStep.Changed)
+    def _limit_moved(self, event: DataStep.Changed) -> None:
+        self._keep(event.draft)
+
     @on(PlanStep.Changed)
     def _settings_changed(self, event: PlanStep.Changed) -> None:
         self._keep(event.draft)
+        data = event.draft.data
+        if data is not None and event.draft.settled(data) != data:
+            self._keep(replace(event.draft, data=event.draft.settled(data), report=None))
+            self.step = "data"  # other rows are held back, mixed in or left out: what was found of them holds no more
 
     # ── what is asked beside the way ─────────────────────────────────────────────────────────────────────
 

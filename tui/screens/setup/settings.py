@@ -19,7 +19,7 @@ from engine.errors import FinetuiError
 from tui.widgets.clean_input import CleanInput
 from tui.widgets.columns import cell, line
 
-HIDDEN = ("data.path", "data.eval_path", "data.format")
+HIDDEN = ("data.path", "data.format", "data.columns", "data.subset", "data.split", "data.source")
 """Answered in step two."""
 
 
