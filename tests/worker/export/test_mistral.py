@@ -10,7 +10,6 @@ from typing import Any
 import gguf as library
 import pytest
 import sentencepiece
-from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, models
 
 from engine.datasets.base import Message, Row
@@ -22,6 +21,7 @@ from engine.worker.gguf.llama import FAMILY
 from engine.worker.gguf.probe import STRINGS, choose_pre
 from engine.worker.gguf.vocabulary import load_tokenizer, read_vocabulary
 from engine.worker.gguf.write import write_model
+from engine.worker.hub_files import File, chosen
 from engine.worker.llama import LlamaModel
 
 BOTH = pytest.mark.parametrize("kind", ["mistral", "mistral-legacy"])
@@ -108,8 +108,9 @@ def test_of_the_hub_s_files_each_that_is_needed_is_fetched_and_no_weights_twice(
     needed = ["config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json"]
     needed += ["tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", *shards]
     there = [*needed, "README.md", "consolidated.safetensors", "tokenizer.model.v3"]
-    found = filter_repo_objects(there, allow_patterns=model.WANTED, ignore_patterns=model.UNWANTED)
-    assert set(found) == set(needed)
+    listed = {name: File(name, 1, "", "") for name in there}
+    config, small, weights = chosen("mistralai/Mistral-7B-Instruct-v0.3", listed)
+    assert {file.path for file in (config, *small, *weights)} == set(needed)
 
 
 def test_another_kind_of_sentencepiece_is_refused_by_name(tmp_path: Path) -> None:

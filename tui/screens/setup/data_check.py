@@ -141,9 +141,8 @@ class DataCheck(Static):
             self.tell(Content.styled(f"Reading was stopped.{so_far} Enter reads it again.", "$warning"))
             self.post_message(self.Changed())
             return True
-        if (
-            self.state == "deeper" and self._known
-        ):  # what is known stays as it is; the rows are there when they are there
+        if self.state == "deeper" and self._known:
+            # What is known stays as it is; the rows are there when they are there.
             self._stopped = self._whole = True
             self.state = "done"
             self.post_message(self.Changed())
